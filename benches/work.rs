@@ -1,0 +1,271 @@
+//! The benchmark program: one piece of work per call, one line of JSON as its result.
+//!
+//! Run with: `cargo bench --bench work -- WORK --key value ...`, for instance
+//! `cargo bench --bench work -- switch --mode raw`. The works are listed by `--help`.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::process::exit;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use switchgrass::{joinall, sleep, spawn, timeout, yield_now};
+
+mod servers;
+
+const HELP: &str = "\
+usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
+
+  switch --mode raw   --n 10000000              ns per switch of two coroutines
+  switch --mode yield --n 10000000 --tasks 2    ns per yield_now
+  spawn_join --n 100000 --batch 1000 --reps 5   ns per greenlet
+  idle_mem --n 100000 --block sleep|park        bytes of RSS per parked greenlet
+  timers --n 100000 --max-ms 1000               ms beyond the longest sleep
+  timeouts --n 10000000                         ns per timeout that does not fire
+  echo --addr 127.0.0.1:7000                    server: switchgrass
+  echo-mio --addr 127.0.0.1:7000                server: written by hand on mio, the baseline
+  http --addr 127.0.0.1:7000                    server: HTTP/1.1 keep-alive
+  load --addr 127.0.0.1:7000 --connections 64 --seconds 5 --pid PID   closed-loop client for the echo servers
+  churn --addr 127.0.0.1:7000 --n 20000 --pid PID                     connect, one request, close; for the same";
+
+/// `--key value` pairs. Unknown keys are ignored, as BENCH.md asks.
+pub(crate) struct Keys(HashMap<String, String>);
+
+impl Keys {
+    pub(crate) fn text(&self, key: &str, default: &str) -> String {
+        self.0.get(key).cloned().unwrap_or_else(|| default.to_owned())
+    }
+
+    pub(crate) fn number(&self, key: &str, default: u64) -> u64 {
+        match self.0.get(key).map(|text| text.replace('_', "").parse()) {
+            None => default,
+            Some(Ok(number)) => number,
+            Some(Err(_)) => fail(&format!("--{key} needs a number")),
+        }
+    }
+}
+
+fn fail(why: &str) -> ! {
+    eprintln!("work: {why} (see --help)");
+    exit(2)
+}
+
+/// What a work gives: the value, its unit, and more fields.
+pub(crate) type Outcome = Result<(f64, &'static str, Vec<(&'static str, f64)>), String>;
+
+fn main() {
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    let Some(work) = args.next() else { fail("which work?") };
+    if work == "--help" || work == "-h" {
+        println!("{HELP}");
+        return;
+    }
+    let mut keys = HashMap::new();
+    while let Some(key) = args.next() {
+        let Some(key) = key.strip_prefix("--") else { fail(&format!("expected --key, found {key}")) };
+        let Some(value) = args.next() else { fail(&format!("--{key} needs a value")) };
+        keys.insert(key.to_owned(), value);
+    }
+    let keys = Keys(keys);
+    let outcome = if keys.number("threads", 1) != 1 {
+        Err("several hubs do not share work yet: --threads 1 only".to_owned())
+    } else {
+        match (work.as_str(), keys.text("mode", "").as_str()) {
+            ("switch", "raw") => switch_raw(&keys),
+            ("switch", "yield") => switch_yield(&keys),
+            ("switch", "chan") => Err("needs channels, which do not exist yet".to_owned()),
+            ("spawn_join", _) => spawn_join(&keys),
+            ("idle_mem", _) => idle_mem(&keys),
+            ("timers", _) => timers(&keys),
+            ("timeouts", _) => timeouts(&keys),
+            ("echo", _) => servers::echo(&keys),
+            ("echo-mio", _) => servers::echo_mio(&keys),
+            ("http", _) => servers::http(&keys),
+            ("load", _) => servers::load(&keys),
+            ("churn", _) => servers::churn(&keys),
+            _ => {
+                eprintln!("work: no such workload: {work} (see --help)");
+                exit(3);
+            }
+        }
+    };
+    match outcome {
+        Ok((value, unit, more)) => {
+            let more: String = more.iter().map(|(key, value)| format!(", \"{key}\": {value}")).collect();
+            println!("{{\"work\": \"{work}\", \"value\": {value}, \"unit\": \"{unit}\"{more}}}");
+        }
+        Err(why) => println!("{{\"work\": \"{work}\", \"value\": null, \"error\": {why:?}}}"),
+    }
+}
+
+fn per(elapsed: Duration, n: u64) -> f64 {
+    (elapsed.as_nanos() as f64 / n as f64 * 1000.0).round() / 1000.0
+}
+
+pub(crate) fn check(what: &str, is: u64, should: u64) -> Result<(), String> {
+    if is == should { Ok(()) } else { Err(format!("{what} is {is}, not {should}")) }
+}
+
+fn switch_raw(_keys: &Keys) -> Outcome {
+    Err("later".into())
+}
+
+fn switch_yield(keys: &Keys) -> Outcome {
+    let (n, tasks) = (keys.number("n", 10_000_000), keys.number("tasks", 2));
+    let each = n / tasks;
+    let count = Rc::new(Cell::new(0_u64));
+    let greenlets: Vec<_> = (0..tasks)
+        .map(|_| {
+            let count = Rc::clone(&count);
+            spawn(move || {
+                for _ in 0..each {
+                    yield_now();
+                    count.set(count.get() + 1);
+                }
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    joinall(&greenlets);
+    let elapsed = start.elapsed();
+    check("yields", count.get(), each * tasks)?;
+    Ok((per(elapsed, each * tasks), "ns/yield", vec![]))
+}
+
+fn spawn_join(keys: &Keys) -> Outcome {
+    let (n, batch, reps) = (keys.number("n", 100_000), keys.number("batch", 1000), keys.number("reps", 5));
+    let greenlet = spawn(move || {
+        let mut times = Vec::new();
+        for _ in 0..reps {
+            let start = Instant::now();
+            let (mut sum, mut next) = (0, 0);
+            while next < n {
+                let end = n.min(next + batch);
+                let greenlets: Vec<_> = (next..end).map(|i| spawn(move || i)).collect();
+                for greenlet in greenlets {
+                    sum += greenlet.join().expect("it returns a number");
+                }
+                next = end;
+            }
+            times.push(per(start.elapsed(), n));
+            check("sum", sum, n * (n - 1) / 2)?;
+        }
+        Ok::<_, String>(times)
+    });
+    let mut times = greenlet.join().expect("it does not panic")?;
+    let first = times[0];
+    times.sort_by(f64::total_cmp);
+    Ok((times[times.len() / 2], "ns/task", vec![("first", first)]))
+}
+
+fn status_kib(key: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
+    line.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0.0)
+}
+
+fn idle_mem(keys: &Keys) -> Outcome {
+    let n = keys.number("n", 100_000);
+    let park = match keys.text("block", "park").as_str() {
+        "park" => true,
+        "sleep" => false,
+        other => fail(&format!("--block is sleep or park, not {other}")),
+    };
+    let count = Rc::new(Cell::new(0_u64));
+    let (rss, pte) = (status_kib("VmRSS:"), status_kib("VmPTE:"));
+    let start = Instant::now();
+    let greenlets: Vec<_> = (0..n)
+        .map(|_| {
+            let count = Rc::clone(&count);
+            spawn(move || {
+                count.set(count.get() + 1);
+                if park { switchgrass::park() } else { sleep(Duration::from_secs(3600)) }
+            })
+        })
+        .collect();
+    while count.get() < n {
+        yield_now();
+    }
+    let spawn_ms = start.elapsed().as_secs_f64() * 1000.0;
+    let bytes = |key, before| (status_kib(key) - before) * 1024.0 / n as f64;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default().lines().count();
+    let outcome = (
+        bytes("VmRSS:", rss).round(),
+        "bytes/greenlet",
+        vec![
+            ("pte_bytes", bytes("VmPTE:", pte).round()),
+            ("maps", maps as f64),
+            ("spawn_ms", spawn_ms.round()),
+        ],
+    );
+    black_box(&greenlets);
+    // The kernel takes the memory back faster than a million unwindings would.
+    std::mem::forget(greenlets);
+    Ok(outcome)
+}
+
+/// The generator that BENCH.md names: the same random numbers for everyone measured.
+fn splitmix64(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Milliseconds of CPU that this process has used.
+fn cpu_ms() -> f64 {
+    // SAFETY: rusage is plain data, and the call fills it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    let ms = |t: libc::timeval| t.tv_sec as f64 * 1e3 + t.tv_usec as f64 / 1e3;
+    ms(usage.ru_utime) + ms(usage.ru_stime)
+}
+
+fn timers(keys: &Keys) -> Outcome {
+    let (n, max_ms) = (keys.number("n", 100_000), keys.number("max-ms", 1000));
+    let mut state = 42;
+    let sleeps: Vec<_> =
+        (0..n).map(|_| Duration::from_nanos(splitmix64(&mut state) % (max_ms * 1_000_000))).collect();
+    let longest = sleeps.iter().max().copied().unwrap_or_default();
+    let (cpu, start) = (cpu_ms(), Instant::now());
+    let greenlets: Vec<_> = sleeps
+        .into_iter()
+        .map(|duration| {
+            spawn(move || {
+                let begin = Instant::now();
+                sleep(duration);
+                begin.elapsed() >= duration
+            })
+        })
+        .collect();
+    let slept = greenlets.into_iter().filter_map(|greenlet| greenlet.join().ok()).filter(|ok| *ok).count();
+    let beyond = start.elapsed().saturating_sub(longest).as_secs_f64() * 1000.0;
+    let cpu = cpu_ms() - cpu;
+    check("sleeps that were long enough", slept as u64, n)?;
+    Ok(((beyond * 1000.0).round() / 1000.0, "ms", vec![("cpu_ms", cpu.round())]))
+}
+
+fn timeouts(keys: &Keys) -> Outcome {
+    let n = keys.number("n", 10_000_000);
+    // The others: greenlets that wait within a timeout of an hour.
+    let others: Vec<_> =
+        (0..10_000).map(|_| spawn(|| timeout(Duration::from_secs(3600), switchgrass::park))).collect();
+    yield_now();
+    let worker = spawn(move || {
+        let start = Instant::now();
+        let mut done = 0_u64;
+        for i in 0..n {
+            done += u64::from(timeout(Duration::from_secs(60), || black_box(i)).is_ok());
+        }
+        (start.elapsed(), done)
+    });
+    let (elapsed, done) = worker.join().expect("it does not panic");
+    check("timeouts that did not fire", done, n)?;
+    std::mem::forget(others);
+    Ok((per(elapsed, n), "ns/timeout", vec![]))
+}

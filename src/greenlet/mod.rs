@@ -1,0 +1,504 @@
+//! Greenlets: functions that run concurrently on this thread, each on a stack of its own.
+
+#![allow(unsafe_code)]
+
+mod packet;
+mod scope;
+
+use std::fmt;
+use std::io;
+use std::panic::Location;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use crate::coro::stack;
+use crate::coro::unwind::{self, Payload};
+use crate::hub::{Wake, hub};
+use crate::sys::clock::{NEVER, Nanos};
+use crate::task::{GreenletExit, Kind, Origin, PARKED, Reason, TaskHandle, TaskRef};
+
+use self::packet::{Packet, ResultPart};
+pub use self::scope::{Scope, ScopedGreenlet, scope};
+
+/// Runs `f` in a new greenlet of this thread, soon: when the current one waits, after those spawned before.
+///
+/// No `Send` is needed, and no lock: greenlets of one thread never run at the same time. A greenlet that is dropped
+/// goes on by itself, like a detached thread; see [`Greenlet`] for what becomes of it at the end of the thread.
+///
+/// Does not switch.
+///
+/// # Panics
+///
+/// A panic of `f` is its result: [`Greenlet::join`] gives it. If the greenlet gets no stack when it first runs, because
+/// a limit of the system is reached, that is its panic, and the text names the limit. [`Builder`] has more choices.
+///
+/// # Examples
+///
+/// ```
+/// use switchgrass::spawn;
+///
+/// let squares: Vec<_> = (1..=3).map(|n| spawn(move || n * n)).collect();
+/// let sum: i32 = squares.into_iter().map(|greenlet| greenlet.join().unwrap()).sum();
+/// assert_eq!(sum, 14);
+/// ```
+#[track_caller]
+pub fn spawn<F, T>(f: F) -> Greenlet<T>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    // SAFETY: `f` and its result borrow nothing.
+    unsafe { launch(Origin::here(), None, f, std::ptr::null()) }
+}
+
+/// Like [`spawn`], but `f` starts no sooner than after `delay`. Killed before that, it never runs.
+///
+/// Does not switch.
+#[track_caller]
+pub fn spawn_later<F, T>(delay: Duration, f: F) -> Greenlet<T>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    let deadline = hub().deadline(delay);
+    // SAFETY: `f` and its result borrow nothing.
+    unsafe { launch(Origin::here(), Some(deadline), f, std::ptr::null()) }
+}
+
+impl Origin {
+    #[track_caller]
+    #[inline]
+    fn here() -> Origin {
+        Origin {
+            id: 0,
+            kind: Kind::Greenlet,
+            name: None,
+            spawned_at: Location::caller(),
+            stack_size: stack::DEFAULT_SIZE,
+            measured: false,
+        }
+    }
+}
+
+/// Makes a greenlet and queues it.
+///
+/// # Safety
+///
+/// What `f` and its result borrow, and `unhandled`, must outlive the greenlet and its handle.
+#[inline]
+unsafe fn launch<F, T>(
+    mut origin: Origin,
+    not_before: Option<Nanos>,
+    f: F,
+    unhandled: *const std::cell::Cell<bool>,
+) -> Greenlet<T>
+where
+    F: FnOnce() -> T,
+{
+    let hub = hub();
+    origin.id = hub.new_id();
+    let task = TaskRef::new(hub.home, origin, 1, Packet::new(f, unhandled));
+    // SAFETY: the one handle that the task was made with; and the body is of the type given two lines above.
+    let (handle, result) = unsafe { (task.adopt_handle(), NonNull::from(&task.body::<Packet<F, T>>().result)) };
+    {
+        let task = task.here().expect("it was made for this thread");
+        match not_before {
+            None => task.make_ready(),
+            Some(deadline) => hub.start_at(task, deadline),
+        }
+    }
+    hub.adopt(task);
+    Greenlet { handle, result }
+}
+
+/// Makes greenlets with a name or a stack size of their own.
+///
+/// ```
+/// use switchgrass::Builder;
+///
+/// let greenlet = Builder::new().name("deep").stack_size(4 << 20).spawn(|| "done")?;
+/// assert_eq!(greenlet.name(), Some("deep"));
+/// assert_eq!(greenlet.join().unwrap(), "done");
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    name: Option<String>,
+    stack_size: Option<usize>,
+    measured: bool,
+}
+
+impl Builder {
+    /// The defaults of [`spawn`]: no name, 256 KiB of stack.
+    pub fn new() -> Self {
+        Builder::default()
+    }
+
+    /// Names the greenlet, for reports.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the size of the stack in bytes, rounded up to whole pages and to 16 KiB at least.
+    ///
+    /// It is address space: memory is taken only for what the greenlet touches. Stacks do not grow.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = Some(bytes);
+        self
+    }
+
+    /// Keeps account of the most stack that the greenlet uses; see [`Greenlet::stack_used`]. Costs a system call per start.
+    pub fn measure_stack(mut self, measure: bool) -> Self {
+        self.measured = measure;
+        self
+    }
+
+    /// Spawns a greenlet; see [`spawn`].
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a stack of more than 1 GiB.
+    #[track_caller]
+    pub fn spawn<F, T>(self, f: F) -> io::Result<Greenlet<T>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        let origin = self.origin(Location::caller())?;
+        // SAFETY: `f` and its result borrow nothing.
+        Ok(unsafe { launch(origin, None, f, std::ptr::null()) })
+    }
+
+    /// Spawns a greenlet of `scope`, which may borrow what the scope may; see [`scope()`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::spawn`].
+    #[track_caller]
+    pub fn spawn_scoped<'scope, 'env, F, T>(
+        self,
+        scope: &'scope Scope<'scope, 'env>,
+        f: F,
+    ) -> io::Result<ScopedGreenlet<'scope, T>>
+    where
+        F: FnOnce() -> T + 'scope,
+        T: 'scope,
+    {
+        Ok(scope.launch(self.origin(Location::caller())?, f))
+    }
+
+    fn origin(self, spawned_at: &'static Location<'static>) -> io::Result<Origin> {
+        Ok(Origin {
+            id: 0,
+            kind: Kind::Greenlet,
+            name: self.name.map(String::into_boxed_str),
+            spawned_at,
+            stack_size: stack::round_size(self.stack_size.unwrap_or(stack::DEFAULT_SIZE))?,
+            measured: self.measured,
+        })
+    }
+}
+
+/// A greenlet that was spawned, and its result.
+///
+/// Dropping it detaches the greenlet, which goes on. With a result that is `Send`, it may be moved to another thread, and
+/// joined or killed from there; the greenlet stays where it is.
+///
+/// **At the end of its thread** (for the main thread: when `main` returns) a greenlet that has not ended is killed: it unwinds with
+/// [`GreenletExit`], its destructors run, and waiting in them fails. One that catches the exit and waits again, more often than is
+/// reasonable, is left as it is. If the process is ended from within a greenlet (`std::process::exit`), or aborts, nothing is unwound.
+pub struct Greenlet<T> {
+    handle: TaskHandle,
+    /// Within the task, which `handle` keeps alive.
+    result: NonNull<ResultPart<T>>,
+}
+
+// SAFETY: the only things of type T or F within reach are the result, which is Send and taken by one thread only (see ResultPart),
+// and the closure, which only the greenlet's own thread touches.
+unsafe impl<T: Send> Send for Greenlet<T> {}
+// SAFETY: a shared Greenlet gives no access to the result: `join` takes the greenlet by value.
+unsafe impl<T: Send> Sync for Greenlet<T> {}
+
+impl<T> Greenlet<T> {
+    /// Waits until the greenlet has ended, and gives its result. May switch.
+    ///
+    /// # Errors
+    ///
+    /// What the greenlet panicked with, as for `std::thread::JoinHandle`; [`GreenletExit`] if it was killed. In a destructor that runs
+    /// while its own greenlet unwinds, where nothing can wait: a text that says so, if the result is not there yet.
+    ///
+    /// # Panics
+    ///
+    /// On a thread's main stack, if the greenlet can never end since nothing is left that could make anything go on. The message
+    /// tells who waits for what.
+    pub fn join(self) -> Result<T, Payload> {
+        // While this waits, nobody else can have the handle: it was given up to us.
+        let task = self.handle.task().clone();
+        task.shared().handles.fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
+        let private = Private(&task);
+        let waited = wait_for(&task, NEVER);
+        drop(private);
+        match waited {
+            // SAFETY: the greenlet has ended, and `self` is the only one who may take the result.
+            Some(_) => unsafe { self.result.as_ref().take() },
+            None => Err(Box::new("this greenlet is unwinding and cannot wait for another one to end")),
+        }
+    }
+
+    /// As [`join`](Self::join), for no longer than `duration`.
+    ///
+    /// # Errors
+    ///
+    /// The greenlet itself, if it has not ended in time.
+    pub fn join_timeout(self, duration: Duration) -> Result<Result<T, Payload>, Self> {
+        match wait_for(self.handle.task(), hub().deadline(duration)) {
+            // SAFETY: as in `join`.
+            Some(Wake::Notified) => Ok(unsafe { self.result.as_ref().take() }),
+            _ => Err(self),
+        }
+    }
+
+    /// Whether the greenlet has ended, so that `join` would not wait.
+    pub fn is_ready(&self) -> bool {
+        self.handle.task().shared().ended.is_set()
+    }
+
+    /// Kills the greenlet and waits until it has ended. May switch.
+    ///
+    /// The suspension point that it waits in, or else the next one that it comes to, unwinds with [`GreenletExit`]: its destructors
+    /// run. Before its first run, it never runs. It may catch the exit and live on; then this waits all the same. Killed twice, or
+    /// when it has ended, nothing more happens. A greenlet that kills itself unwinds at once.
+    ///
+    /// In a destructor that runs while its greenlet unwinds, this does not wait.
+    ///
+    /// # Panics
+    ///
+    /// As [`join`](Self::join). In a program built with `panic = "abort"`, where nothing can be unwound.
+    pub fn kill(&self) {
+        kill(self.handle.task());
+    }
+
+    /// Has the greenlet killed, as [`kill`](Self::kill) does, without waiting for its end. Does not switch.
+    ///
+    /// # Panics
+    ///
+    /// In a program built with `panic = "abort"`, where nothing can be unwound.
+    pub fn kill_nowait(&self) {
+        kill_nowait(self.handle.task());
+    }
+
+    /// A number that no other greenlet of this process has or had.
+    pub fn id(&self) -> u64 {
+        self.handle.task().shared().id
+    }
+
+    /// The name given by [`Builder::name`].
+    pub fn name(&self) -> Option<&str> {
+        self.handle.task().shared().name.as_deref()
+    }
+
+    /// The most bytes of stack that the greenlet has used so far, if [`Builder::measure_stack`] was asked for.
+    ///
+    /// `None` on another thread than the greenlet's own.
+    pub fn stack_used(&self) -> Option<usize> {
+        self.handle.task().here().and_then(|task| hub().stack_used(task))
+    }
+
+    /// A handle without the result, which can be cloned and sent anywhere.
+    pub fn handle(&self) -> Handle {
+        Handle(self.handle.clone())
+    }
+}
+
+/// While it exists, the joined greenlet counts one handle less.
+struct Private<'a>(&'a TaskRef);
+
+impl Drop for Private<'_> {
+    fn drop(&mut self) {
+        self.0.shared().handles.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+    }
+}
+
+impl<T> Drop for Greenlet<T> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: the task, and with it the result part, is alive as long as `handle`.
+        unsafe { self.result.as_ref() }.detach();
+    }
+}
+
+impl<T> fmt::Debug for Greenlet<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt_task(self.handle.task(), "Greenlet", f)
+    }
+}
+
+fn fmt_task(task: &TaskRef, what: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let shared = task.shared();
+    let mut out = f.debug_struct(what);
+    out.field("id", &shared.id);
+    if let Some(name) = &shared.name {
+        out.field("name", name);
+    }
+    match task.here() {
+        _ if shared.ended.is_set() => out.field("state", &"ended"),
+        Some(task) => out.field("state", &task.local.state.get()),
+        None => out.field("thread", &task.thread_name()),
+    };
+    out.finish()
+}
+
+/// A greenlet (or coroutine, or a thread's main context) without its result. Can be cloned and sent to other threads.
+#[derive(Clone)]
+pub struct Handle(TaskHandle);
+
+impl Handle {
+    /// See [`Greenlet::kill`].
+    pub fn kill(&self) {
+        kill(self.0.task());
+    }
+
+    /// See [`Greenlet::kill_nowait`].
+    pub fn kill_nowait(&self) {
+        kill_nowait(self.0.task());
+    }
+
+    /// See [`Greenlet::id`].
+    pub fn id(&self) -> u64 {
+        self.0.task().shared().id
+    }
+
+    /// See [`Greenlet::name`].
+    pub fn name(&self) -> Option<&str> {
+        self.0.task().shared().name.as_deref()
+    }
+
+    /// See [`Greenlet::is_ready`].
+    pub fn is_ready(&self) -> bool {
+        self.0.task().shared().ended.is_set()
+    }
+
+    /// See [`Greenlet::stack_used`].
+    pub fn stack_used(&self) -> Option<usize> {
+        self.0.task().here().and_then(|task| hub().stack_used(task))
+    }
+
+    /// Makes the greenlet's present [`park`], or else its next one, return. From any thread.
+    pub fn unpark(&self) {
+        let task = self.0.task();
+        match task.here() {
+            Some(task) => task.unpark(),
+            None => task.post(crate::task::Message::Unpark),
+        }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt_task(self.0.task(), "Handle", f)
+    }
+}
+
+/// The greenlet that calls this: its id, its name, and what to wake or kill it with. On a thread's main stack: that.
+pub fn current() -> Handle {
+    Handle(hub().current().to_ref().new_handle())
+}
+
+/// Lets all others that are ready run once before the current greenlet goes on.
+///
+/// A loop of these starves nobody: sockets and timers are looked at in between. Does nothing in a destructor that runs
+/// while its greenlet unwinds. May switch.
+#[inline]
+pub fn yield_now() {
+    hub().yield_now();
+}
+
+/// Waits until somebody calls [`Handle::unpark`]; at once, if that has happened since the last time.
+///
+/// As `std::thread::park`: it may also return without (it does in a destructor that runs while its greenlet unwinds), so look
+/// again at what you wait for. May switch.
+pub fn park() {
+    park_until(NEVER);
+}
+
+/// As [`park`], for no longer than `duration`.
+pub fn park_timeout(duration: Duration) {
+    park_until(hub().deadline(duration));
+}
+
+fn park_until(deadline: Nanos) {
+    let hub = hub();
+    let token = &hub.current().local.unpark_token;
+    if !token.replace(false) {
+        // Refused while unwinding: then it returns without, as documented.
+        let _ = hub.park(PARKED, deadline);
+        token.set(false);
+    }
+}
+
+/// Waits until all of them have ended. Their results stay where they are. May switch.
+///
+/// # Panics
+///
+/// As [`Greenlet::join`], where nothing can go on; not for a panic of one of the greenlets.
+pub fn joinall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) {
+    for greenlet in greenlets {
+        wait_for(greenlet.handle.task(), NEVER);
+    }
+}
+
+/// Kills all of them, and waits until they have ended; see [`Greenlet::kill`]. Those that never ran never will. May switch.
+///
+/// # Panics
+///
+/// As [`Greenlet::kill`].
+pub fn killall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) {
+    let tasks: Vec<TaskRef> = greenlets.into_iter().map(|greenlet| greenlet.handle.task().clone()).collect();
+    tasks.iter().for_each(kill_nowait);
+    for task in &tasks {
+        if !is_current(task) {
+            wait_for(task, NEVER);
+        }
+    }
+    if tasks.iter().any(is_current) {
+        unwind::raise(Box::new(GreenletExit));
+    }
+}
+
+fn is_current(task: &TaskRef) -> bool {
+    task.is(hub().current())
+}
+
+/// `None`: this cannot wait now, since it unwinds, and the task has not ended.
+fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
+    let shared = task.shared();
+    if shared.ended.is_set() {
+        return Some(Wake::Notified);
+    }
+    let reason = Reason::of("join of greenlet", shared.id);
+    hub().wait_ended(&shared.ended, task.here().is_none(), reason, deadline).ok()
+}
+
+fn kill(task: &TaskRef) {
+    if is_current(task) {
+        require_unwinding();
+        unwind::raise(Box::new(GreenletExit));
+    }
+    kill_nowait(task);
+    wait_for(task, NEVER);
+}
+
+fn kill_nowait(task: &TaskRef) {
+    require_unwinding();
+    if !task.shared().ended.is_set() {
+        task.interrupt(Box::new(GreenletExit));
+    }
+}
+
+fn require_unwinding() {
+    assert!(
+        unwind::CAN_UNWIND,
+        "kill() works by unwinding, and this program is built with panic = \"abort\": build it with panic = \"unwind\", or have the greenlet end by itself"
+    );
+}

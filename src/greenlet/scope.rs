@@ -1,0 +1,239 @@
+//! Greenlets that borrow: `std::thread::scope` for greenlets.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::time::Duration;
+
+use super::{Greenlet, Handle, launch, wait_for};
+use crate::coro::unwind::{self, Payload};
+use crate::hub::{ScopeExpired, hub};
+use crate::sys::clock::NEVER;
+use crate::task::{GreenletExit, NotSend, Origin, TaskRef};
+
+/// Where borrowing greenlets are spawned; see [`scope()`].
+pub struct Scope<'scope, 'env: 'scope> {
+    /// Those that may not have ended yet, and some that have.
+    children: RefCell<Vec<TaskRef>>,
+    /// When `children` has grown to this, those that have ended are taken out.
+    sweep_at: Cell<usize>,
+    /// A greenlet panicked, and nobody joined it.
+    unhandled: Cell<bool>,
+    // As in std: 'scope is invariant, so that it cannot shrink to less than what the greenlets borrow; and what they borrow
+    // must outlive it.
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+    stays: NotSend,
+}
+
+/// Runs `f` with a scope, in which greenlets can be spawned that borrow from the outside. Waits for all of them at the end.
+///
+/// The guarantee is that of `std::thread::scope`: when this function returns, or unwinds, all greenlets of the scope
+/// have ended. If the greenlet that is in here is *killed*, or runs out of a *timeout*, those of the scope are killed and
+/// waited for first. If `f` panics, they are waited for, as in std.
+///
+/// May switch to other greenlets.
+///
+/// # Panics
+///
+/// If `f` does, or if a greenlet of the scope panicked that was not joined. On a thread's main stack, if those that it waits for
+/// can never end; they are killed first.
+///
+/// # Examples
+///
+/// ```
+/// let words = ["stackful", "green", "threads"];
+/// let mut lengths = [0; 3];
+/// switchgrass::scope(|s| {
+///     for (word, length) in words.iter().zip(&mut lengths) {
+///         s.spawn(move || *length = word.len());
+///     }
+/// });
+/// assert_eq!(lengths, [8, 5, 7]);
+/// ```
+///
+/// A greenlet cannot borrow what does not outlive the scope:
+///
+/// ```compile_fail,E0373
+/// switchgrass::scope(|s| {
+///     let local = 1;
+///     s.spawn(|| println!("{local}"));
+/// });
+/// ```
+pub fn scope<'env, F, T>(f: F) -> T
+where
+    F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
+{
+    let scope = Scope {
+        children: RefCell::default(),
+        sweep_at: Cell::new(64),
+        unhandled: Cell::new(false),
+        scope: PhantomData,
+        env: PhantomData,
+        stays: PhantomData,
+    };
+    let result = unwind::catch(|| f(&scope));
+    // Nothing below may leave before the children have ended.
+    let interrupted = match &result {
+        Err(payload) if payload.is::<GreenletExit>() || payload.is::<ScopeExpired>() => Err(None),
+        _ => unwind::catch(|| scope.wait_for_children()).map_err(Some),
+    };
+    if interrupted.is_err() {
+        scope.end_children();
+    }
+    match (result, interrupted) {
+        (Err(payload), _) | (Ok(_), Err(Some(payload))) => unwind::raise(payload),
+        (Ok(value), _) => {
+            assert!(!scope.unhandled.get(), "a scoped greenlet panicked");
+            value
+        }
+    }
+}
+
+impl<'scope, 'env> Scope<'scope, 'env> {
+    /// Spawns a greenlet that may borrow what outlives the scope; see [`scope()`]. Does not switch.
+    ///
+    /// # Panics
+    ///
+    /// In a destructor that runs while its greenlet unwinds: the scope could not wait for it.
+    #[track_caller]
+    pub fn spawn<F, T>(&'scope self, f: F) -> ScopedGreenlet<'scope, T>
+    where
+        F: FnOnce() -> T + 'scope,
+        T: 'scope,
+    {
+        let mut origin = Origin::here();
+        origin.spawned_at = Location::caller();
+        self.launch(origin, f)
+    }
+
+    pub(super) fn launch<F, T>(&'scope self, origin: Origin, f: F) -> ScopedGreenlet<'scope, T>
+    where
+        F: FnOnce() -> T + 'scope,
+        T: 'scope,
+    {
+        assert!(
+            !std::thread::panicking(),
+            "a greenlet cannot be spawned in a scope while unwinding: the scope could not wait for it"
+        );
+        // SAFETY: what `f` and its result borrow lives at least as long as the scope, which is left after all its
+        // greenlets have ended (see `scope`); their handles cannot leave it ('scope). `unhandled` is in the scope.
+        let greenlet = unsafe { launch(origin, None, f, &raw const self.unhandled) };
+        let mut children = self.children.borrow_mut();
+        if children.len() >= self.sweep_at.get() {
+            children.retain(|child| !child.shared().ended.is_set());
+            self.sweep_at.set(64.max(children.len() * 2));
+        }
+        children.push(greenlet.handle.task().clone());
+        ScopedGreenlet { greenlet, scope: PhantomData, stays: PhantomData }
+    }
+
+    fn wait_for_children(&self) {
+        loop {
+            // Those that are waited for may spawn more. The one waited for stays in the list, in case we are killed meanwhile.
+            let Some(child) = self.children.borrow().last().cloned() else { return };
+            if wait_for(&child, NEVER).is_none() {
+                // Refused, since this unwinds. Then no child was spawned after that began (see `launch`), and this is the
+                // scope of a destructor, whose children were all waited for.
+                crate::sys::abort("a scope cannot wait for its greenlets while unwinding");
+            }
+            self.children.borrow_mut().retain(|other| !other.shared().ended.is_set());
+        }
+    }
+
+    /// Kills the children and waits for them, whatever happens.
+    fn end_children(&self) {
+        let masked = Masked::new();
+        while !self.children.borrow().is_empty() {
+            for child in &*self.children.borrow() {
+                child.interrupt(Box::new(GreenletExit));
+            }
+            self.wait_for_children();
+        }
+        drop(masked);
+    }
+}
+
+impl fmt::Debug for Scope<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let running = self.children.borrow().iter().filter(|child| !child.shared().ended.is_set()).count();
+        f.debug_struct("Scope").field("running", &running).finish_non_exhaustive()
+    }
+}
+
+/// While it exists, the current task is neither killed nor timed out; both stay pending.
+struct Masked(TaskRef);
+
+impl Masked {
+    fn new() -> Self {
+        let task = hub().current().to_ref();
+        Masked::count(&task, 1);
+        Masked(task)
+    }
+
+    fn count(task: &TaskRef, change: i32) {
+        let task = task.here().expect("a greenlet stays on its thread");
+        task.local.masked.set(task.local.masked.get().wrapping_add_signed(change));
+    }
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        Masked::count(&self.0, -1);
+    }
+}
+
+/// A greenlet of a [`Scope`], and its result.
+pub struct ScopedGreenlet<'scope, T> {
+    greenlet: Greenlet<T>,
+    scope: PhantomData<&'scope mut &'scope ()>,
+    stays: NotSend,
+}
+
+impl<T> ScopedGreenlet<'_, T> {
+    /// See [`Greenlet::join`].
+    ///
+    /// # Errors
+    ///
+    /// What the greenlet panicked with, or [`GreenletExit`](crate::GreenletExit).
+    pub fn join(self) -> Result<T, Payload> {
+        self.greenlet.join()
+    }
+
+    /// See [`Greenlet::join_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// The greenlet itself, if it has not ended in time.
+    pub fn join_timeout(self, duration: Duration) -> Result<Result<T, Payload>, Self> {
+        let (scope, stays) = (self.scope, self.stays);
+        self.greenlet.join_timeout(duration).map_err(|greenlet| ScopedGreenlet { greenlet, scope, stays })
+    }
+
+    /// See [`Greenlet::is_ready`].
+    pub fn is_ready(&self) -> bool {
+        self.greenlet.is_ready()
+    }
+
+    /// See [`Greenlet::kill`].
+    pub fn kill(&self) {
+        self.greenlet.kill();
+    }
+
+    /// See [`Greenlet::kill_nowait`].
+    pub fn kill_nowait(&self) {
+        self.greenlet.kill_nowait();
+    }
+
+    /// See [`Greenlet::handle`].
+    pub fn handle(&self) -> Handle {
+        self.greenlet.handle()
+    }
+}
+
+impl<T> fmt::Debug for ScopedGreenlet<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.greenlet.fmt(f)
+    }
+}

@@ -1,0 +1,1004 @@
+//! The hub: one event loop per OS thread, made when it is first needed.
+//!
+//! The loop is [`Hub::run`]. It runs on the thread's own stack whenever the thread's own task (greenlet's
+//! *main*) waits for something, and returns when that task is the next to run. All other tasks are resumed from
+//! it and suspend back to it; an explicit switch is a suspension with the target put at the head of the queue.
+//!
+//! Tasks suspend in one function, [`Hub::suspend`], behind three doors: [`Hub::park`] (wait for a wake or a
+//! deadline), [`Hub::yield_now`] (to the end of the queue) and [`Hub::switch_to`] (an explicit switch).
+//!
+//! The hub knows wakers, deadlines and descriptors. It knows nothing of greenlets, sockets or results.
+
+#![allow(unsafe_code)]
+
+mod poller;
+mod report;
+mod shutdown;
+mod timers;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::panic::Location;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::coro::stack::{self, Stack};
+use crate::coro::unwind::{self, AbortIfPanic, Payload};
+use crate::coro::{Context, Suspender, Turn, overflow};
+use crate::sys::clock::{self, NEVER, Nanos};
+use crate::sys::{self};
+use crate::task::{
+    Body, Ended, GreenletExit, Home, Interrupt, Kind, Message, Origin, Reason, State, Task, TaskRef, Waker,
+};
+
+use self::poller::Poller;
+pub(crate) use self::poller::{Direction, SlotId};
+use self::timers::Timers;
+
+/// The clock is read after this many resumptions.
+const RESUMES_PER_CHECK: u32 = 32;
+/// I/O and timers are looked at after this many checks …
+const CHECKS_PER_TURN: u32 = 32;
+/// … or this long, whichever comes first.
+const TURN: Nanos = 500_000;
+/// How often a hub that only another thread could wake looks whether there is another thread.
+const LONELY_CHECK: Duration = Duration::from_secs(1);
+
+/// How a park ended. (A kill or a timeout scope ends it by unwinding.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wake {
+    /// Somebody called the waker.
+    Notified,
+    /// The deadline given to the park has passed.
+    TimedOut,
+}
+
+/// The task may not be suspended now: it is unwinding.
+///
+/// std counts panics per OS thread. Were a task suspended while it unwinds, every other task of the thread would
+/// seem to panic, and poison the mutexes that it unlocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Unwinding;
+
+impl From<Unwinding> for io::Error {
+    fn from(_: Unwinding) -> Self {
+        io::Error::new(
+            io::ErrorKind::WouldBlock,
+            "this would have to wait, which a destructor cannot do while its greenlet unwinds (from a panic, a kill or a timeout)",
+        )
+    }
+}
+
+/// What unwinds a task whose timeout scope has run out, up to that scope.
+#[derive(Debug)]
+pub(crate) struct ScopeExpired {
+    pub(crate) id: u64,
+}
+
+/// Called after each explicit switch, in the context of the target, with how it came there and from where.
+pub(crate) type Tracer = Box<dyn FnMut(&TraceRecord)>;
+
+/// What a [`Tracer`] is told.
+#[derive(Debug)]
+pub(crate) struct TraceRecord {
+    /// Whether the target got a throw (or an exit), not a value.
+    pub(crate) throw: bool,
+    pub(crate) origin: TaskRef,
+    pub(crate) target: TaskRef,
+}
+
+/// One event loop, and all that its tasks share. See the module's head.
+pub(crate) struct Hub {
+    pub(crate) home: &'static Home,
+    /// The thread's own task.
+    main: TaskRef,
+    main_ptr: NonNull<Task>,
+    /// Who runs, or ran last before the loop.
+    current: Cell<NonNull<Task>>,
+    /// The loop itself runs: nothing may block.
+    in_loop: Cell<bool>,
+    /// This thread's errno, kept across switches.
+    errno: *mut libc::c_int,
+    /// Resumptions until the next look at the clock.
+    countdown: Cell<u32>,
+    /// Looks at the clock until the end of this turn.
+    checks: Cell<u32>,
+    turn_started: Cell<Nanos>,
+    /// The time as of the last look.
+    now: Cell<Nanos>,
+    /// A test's clock: moves only when nothing is ready, straight to the next deadline.
+    virtual_now: Cell<Option<Nanos>>,
+    stacks: RefCell<stack::Pool>,
+    timers: RefCell<Timers>,
+    /// Opened when the hub has to wait for something outside for the first time.
+    poller: RefCell<Option<Poller>>,
+    /// Tasks that wait for a descriptor, for work given to another OS thread, or for a task of another hub.
+    outside_waits: Cell<usize>,
+    /// First in the list of tasks that have not ended, newest first.
+    live: Cell<Option<NonNull<Task>>>,
+    pub(crate) live_count: Cell<usize>,
+    /// Task ids are handed out to hubs in blocks.
+    next_id: Cell<u64>,
+    last_id: Cell<u64>,
+    /// The thread's own stack, for the overflow report.
+    native_guard: Range<usize>,
+    native_size: usize,
+    /// Set while the thread ends: nothing may wait any more. Counts down the kills that are left.
+    closing: Cell<Option<u32>>,
+    /// How often a deadlock was met where the thread's own task must not leave.
+    deadlocks: Cell<u32>,
+    tracer: RefCell<Option<Tracer>>,
+    /// Where the last explicit switch came from, while a tracer is set.
+    traced: Cell<Option<TraceRecord>>,
+}
+
+thread_local! {
+    static HUB: Cell<*const Hub> = const { Cell::new(ptr::null()) };
+    static CLOSE_AT_THREAD_END: CloseAtThreadEnd = const { CloseAtThreadEnd };
+}
+
+struct CloseAtThreadEnd;
+
+impl Drop for CloseAtThreadEnd {
+    fn drop(&mut self) {
+        let hub = HUB.get();
+        if hub.is_null() {
+            return;
+        }
+        // SAFETY: the pointer in HUB is valid until the next lines, and only this thread has it.
+        if unsafe { &*hub }.close() {
+            HUB.set(ptr::null());
+            // SAFETY: it came from Box::into_raw in `create`. All tasks have ended or are never run again, so nobody
+            // has a reference to the hub any more.
+            drop(unsafe { Box::from_raw(hub.cast_mut()) });
+        }
+    }
+}
+
+/// The hub of this thread. Made if there is none.
+///
+/// The reference is good for the life of the thread: the hub goes away when the thread-locals do, with all
+/// its tasks, and `Hub` is not `Sync`.
+#[inline]
+pub(crate) fn hub() -> &'static Hub {
+    let hub = HUB.get();
+    if hub.is_null() {
+        return create();
+    }
+    // SAFETY: not null, so it is the box made by `create`, which lives until the thread's end.
+    unsafe { &*hub }
+}
+
+/// The hub of this thread, if there is one.
+pub(crate) fn existing() -> Option<&'static Hub> {
+    let hub = HUB.get();
+    // SAFETY: as in `hub`.
+    (!hub.is_null()).then(|| unsafe { &*hub })
+}
+
+#[cold]
+fn create() -> &'static Hub {
+    let home = Home::move_in();
+    let origin = Origin {
+        id: new_ids(1).start,
+        kind: Kind::Main,
+        name: std::thread::current().name().map(Into::into),
+        spawned_at: Location::caller(),
+        stack_size: 0,
+        measured: false,
+    };
+    let main = TaskRef::new(home, origin, 0, MainBody);
+    let main_ptr = main.here().expect("it was made for this thread").ptr();
+    let (native_guard, native_size) = overflow::native_stack().unwrap_or((0..0, 0));
+    let now = clock::now();
+    let hub = Box::into_raw(Box::new(Hub {
+        home,
+        main,
+        main_ptr,
+        current: Cell::new(main_ptr),
+        in_loop: Cell::new(false),
+        errno: sys::errno_location(),
+        countdown: Cell::new(RESUMES_PER_CHECK),
+        checks: Cell::new(CHECKS_PER_TURN),
+        turn_started: Cell::new(now),
+        now: Cell::new(now),
+        virtual_now: Cell::new(None),
+        stacks: RefCell::default(),
+        timers: RefCell::default(),
+        poller: RefCell::default(),
+        outside_waits: Cell::new(0),
+        live: Cell::new(None),
+        live_count: Cell::new(0),
+        next_id: Cell::new(0),
+        last_id: Cell::new(0),
+        native_guard,
+        native_size,
+        closing: Cell::new(None),
+        deadlocks: Cell::new(0),
+        tracer: RefCell::default(),
+        traced: Cell::new(None),
+    }));
+    HUB.set(hub);
+    hub_main(hub).local.state.set(State::Running);
+    overflow::install(report::who_runs);
+    // A thread whose thread-locals are being destroyed cannot register another destructor: then this hub is
+    // never closed. That takes a destructor of a thread-local that blocks for the first time on its thread.
+    let _ = CLOSE_AT_THREAD_END.try_with(|_| {});
+    // SAFETY: just made, and freed at the thread's end only.
+    unsafe { &*hub }
+}
+
+fn hub_main<'a>(hub: *const Hub) -> &'a Task {
+    // SAFETY: called with the hub just made; its main task lives as long as it does.
+    unsafe { (*hub).main_ptr.as_ref() }
+}
+
+/// The thread's own task is run by the system, not by us.
+struct MainBody;
+
+impl Body for MainBody {
+    fn run(&self, _: &Task, _: Result<(), Payload>) {
+        unreachable!("the thread's own task is never started");
+    }
+}
+
+fn new_ids(count: u64) -> Range<u64> {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let first = NEXT.fetch_add(count, Ordering::Relaxed);
+    first..first + count
+}
+
+// ---- The loop -----------------------------------------------------------------------------------------------------
+
+impl Hub {
+    /// Runs tasks until the thread's own task is the next. This loop is the event loop.
+    ///
+    /// # Errors
+    ///
+    /// Nothing can ever become ready again.
+    fn run(&self) -> Result<(), Deadlock> {
+        loop {
+            // What is ready, in order; but only so much before the next look at I/O and timers.
+            while self.turn_goes_on() {
+                match self.home.ready().pop_front() {
+                    Some(task) if task == self.main_ptr => {
+                        self.current.set(task);
+                        return Ok(());
+                    }
+                    Some(task) => self.resume(task),
+                    None => break,
+                }
+            }
+
+            self.in_loop.set(true);
+            let waited = self.wait_for_events();
+            self.fire_timers();
+            self.read_mail();
+            self.in_loop.set(false);
+            waited?;
+        }
+    }
+
+    /// Counts a resumption. `false`: look at I/O and timers first.
+    #[inline]
+    fn turn_goes_on(&self) -> bool {
+        let left = self.countdown.get();
+        if left > 0 {
+            self.countdown.set(left - 1);
+            return true;
+        }
+        self.check_the_clock()
+    }
+
+    #[cold]
+    fn check_the_clock(&self) -> bool {
+        self.countdown.set(RESUMES_PER_CHECK - 1);
+        let now = self.read_clock();
+        let left = self.checks.get();
+        if left == 0 || now - self.turn_started.get() >= TURN || self.home.has_mail() {
+            return false;
+        }
+        self.checks.set(left - 1);
+        true
+    }
+
+    /// Looks at I/O: without waiting if something is ready, else until the next deadline.
+    fn wait_for_events(&self) -> Result<(), Deadlock> {
+        if !self.home.ready().is_empty() || self.home.has_mail() {
+            if self.poller.borrow().as_ref().is_some_and(Poller::has_sources) {
+                self.poll(Some(Duration::ZERO));
+            }
+            return Ok(());
+        }
+        let timeout = match self.timers.borrow_mut().next_deadline() {
+            Some(deadline) => Some(Duration::from_nanos(deadline.saturating_sub(self.read_clock()))),
+            None if self.outside_waits.get() > 0 => None,
+            None if self.another_thread_may_wake_us() => Some(LONELY_CHECK),
+            None => return Err(Deadlock),
+        };
+        if timeout == Some(Duration::ZERO) {
+            // A deadline has passed. Yet I/O has its turn, or short sleeps would starve it.
+            if self.poller.borrow().as_ref().is_some_and(Poller::has_sources) {
+                self.poll(timeout);
+            }
+            return Ok(());
+        }
+        self.stacks.borrow_mut().trim();
+        if self.virtual_now.get().is_some() && self.jump_to_next_deadline() {
+            return Ok(());
+        }
+        if self.home.fall_asleep() {
+            self.poll(timeout);
+            self.home.wake_up();
+        }
+        Ok(())
+    }
+
+    fn poll(&self, timeout: Option<Duration>) {
+        let mut slot = self.poller.borrow_mut();
+        let poller = self.open_poller(&mut slot).unwrap_or_else(|error| {
+            // Without its poller the hub can neither wait nor be woken; nobody could handle that.
+            sys::abort(&format!("cannot wait for events: {error} (each thread that waits needs two descriptors: see `ulimit -n`)"))
+        });
+        if let Err(error) = poller.poll(timeout) {
+            sys::abort(&format!("waiting for events failed: {error}"));
+        }
+    }
+
+    fn open_poller<'a>(&self, slot: &'a mut Option<Poller>) -> io::Result<&'a mut Poller> {
+        if slot.is_none() {
+            let poller = Poller::new()?;
+            self.home.set_alarm(poller.alarm()?);
+            *slot = Some(poller);
+        }
+        Ok(slot.as_mut().expect("it was just opened"))
+    }
+
+    fn fire_timers(&self) {
+        let now = self.read_clock();
+        self.turn_started.set(now);
+        self.checks.set(CHECKS_PER_TURN);
+        self.countdown.set(RESUMES_PER_CHECK);
+        self.timers.borrow_mut().fire_due(now);
+    }
+
+    fn read_mail(&self) {
+        if !self.home.has_mail() {
+            return;
+        }
+        for message in self.home.collect() {
+            match message {
+                Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
+                Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
+                Message::Unpark(task) => on(&task, Task::unpark),
+                Message::Unreferenced(task) => on(&task, |task| self.unwind_unreferenced(task)),
+                Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
+            }
+        }
+    }
+
+    /// Resumes a task until it suspends or ends.
+    #[inline]
+    fn resume(&self, ptr: NonNull<Task>) {
+        // SAFETY: the task comes from the ready queue, whose invariant is that it is alive.
+        let task = unsafe { ptr.as_ref() };
+        self.current.set(ptr);
+        task.local.state.set(State::Running);
+        // SAFETY: only the hub touches contexts, and it is not inside this one: the loop runs on the thread's
+        // own stack, so no context is being resumed now.
+        let turn = match unsafe { &mut *task.local.context.get() } {
+            Some(context) => context.resume(),
+            None => self.start(task),
+        };
+        if turn == Turn::Finished {
+            self.finish(task);
+        }
+    }
+
+    /// Gives a task its stack and runs it for the first time.
+    fn start(&self, task: &Task) -> Turn {
+        match self.take_stack(task) {
+            Ok(stack) => {
+                task.local.stack_low.set(stack.low().addr().get());
+                let context = Context::new(stack, task.ptr(), run_task);
+                // SAFETY: as in `resume`.
+                unsafe { &mut *task.local.context.get() }.insert(context).resume()
+            }
+            Err(error) => {
+                // It ends without having run, with the reason as its panic.
+                let text = format!("{} could not be started: {error}", task.shared.title());
+                sys::write_stderr(format!("switchgrass: {text}\n").as_bytes());
+                self.in_loop.set(true);
+                task.run_body(Err(Box::new(text)));
+                self.in_loop.set(false);
+                Turn::Finished
+            }
+        }
+    }
+
+    fn take_stack(&self, task: &Task) -> io::Result<Stack> {
+        self.stacks.borrow_mut().take(task.local.stack_size.get(), task.local.measured.get())
+    }
+
+    /// Takes leave of a task that has ended.
+    fn finish(&self, task: &Task) {
+        let local = &task.local;
+        // SAFETY: as in `resume`; the context has finished.
+        if let Some(context) = unsafe { &mut *local.context.get() }.take() {
+            let stack = context.into_stack();
+            if local.measured.get() {
+                // SAFETY: the stack is ours, and idle.
+                local.stack_used.set(unsafe { stack::used(stack.low(), stack.size()) });
+            }
+            local.stack_low.set(0);
+            self.stacks.borrow_mut().give_back(stack);
+        }
+        local.state.set(State::Dead);
+        if local.timer.get() != NEVER {
+            self.timers.borrow_mut().forget(task);
+        }
+        self.unlink(task);
+        task.shared.ended.set();
+        // SAFETY: the hub's own reference, given to the list of the living by `adopt`. Nothing of `task` is used after.
+        drop(unsafe { TaskRef::from_counted(task.ptr()) });
+    }
+}
+
+/// Does something with a task that a message names, which is of this hub.
+fn on(task: &TaskRef, act: impl FnOnce(&Task)) {
+    if let Some(task) = task.here() {
+        act(task);
+    }
+}
+
+/// The entry function of every context.
+fn run_task(ptr: NonNull<Task>, suspender: &Suspender) {
+    // SAFETY: the hub resumes live tasks only, and keeps them alive until they have ended.
+    let task = unsafe { ptr.as_ref() };
+    task.local.suspender.set(suspender);
+    let start = match task.take_interrupt() {
+        Some(Interrupt::Raise(payload)) => Err(payload),
+        Some(Interrupt::Exit(exit)) => Err(Box::new(exit) as Payload),
+        None => Ok(()),
+    };
+    let guard = AbortIfPanic("a panic reached the root of a greenlet's stack");
+    task.run_body(start);
+    std::mem::forget(guard);
+}
+
+/// Nothing is ready, and nothing that is left could make anything ready.
+#[derive(Debug)]
+struct Deadlock;
+
+// ---- Suspending -----------------------------------------------------------------------------------------------------
+
+impl Hub {
+    /// The task that is running.
+    #[inline]
+    pub(crate) fn current(&self) -> &Task {
+        // SAFETY: the task that runs is alive, and the loop sets `current` before it resumes one.
+        unsafe { self.current.get().as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn is_main(&self, task: &Task) -> bool {
+        task.ptr() == self.main_ptr
+    }
+
+    pub(crate) fn main(&self) -> &TaskRef {
+        &self.main
+    }
+
+    /// The one function that suspends. The caller has set the state, which says who may resume the task.
+    #[inline]
+    fn suspend(&self, task: &Task) -> Result<(), Deadlock> {
+        // SAFETY: `errno` is this thread's, whose address never changes.
+        let errno = unsafe { *self.errno };
+        let result = if self.is_main(task) {
+            let result = self.run();
+            task.local.state.set(State::Running);
+            result
+        } else {
+            // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
+            unsafe { (*task.local.suspender.get()).suspend(()) };
+            Ok(())
+        };
+        // SAFETY: as above.
+        unsafe { *self.errno = errno };
+        result
+    }
+
+    /// What to wake the current task with, in the park that it will do next.
+    #[inline]
+    pub(crate) fn waker(&self) -> Waker {
+        Waker::new(self.current())
+    }
+
+    /// Waits for a wake, until `deadline` at most. May switch to other tasks.
+    ///
+    /// A kill, or a timeout scope that has run out, unwinds from here. So whoever registered a waker must take it
+    /// back in a `Drop`.
+    ///
+    /// # Panics
+    ///
+    /// On the thread's own task, if nothing can ever wake it: with the report of who waits for what.
+    #[inline]
+    pub(crate) fn park(&self, reason: Reason, deadline: Nanos) -> Result<Wake, Unwinding> {
+        let task = self.may_suspend(reason)?;
+        let local = &task.local;
+        if local.interrupted.get() {
+            self.deliver_interrupt(task);
+        }
+        if local.notified.replace(false) {
+            local.epoch.set(local.epoch.get().wrapping_add(1));
+            return Ok(Wake::Notified);
+        }
+        local.reason.set(reason);
+        local.timed_out.set(false);
+        let nearest = deadline.min(self.nearest_scope(task));
+        if nearest != NEVER {
+            self.timers.borrow_mut().arm(task, nearest);
+        }
+        local.state.set(State::Parked);
+        let result = self.suspend(task);
+
+        local.deadline.set(NEVER);
+        local.notified.set(false);
+        local.epoch.set(local.epoch.get().wrapping_add(1));
+        if let Err(Deadlock) = result {
+            self.fail_deadlocked(task);
+        }
+        local.reason.set(Reason::NONE);
+        if local.interrupted.get() {
+            self.deliver_interrupt(task);
+        }
+        if local.timed_out.get() {
+            if deadline > self.nearest_scope(task) {
+                self.raise_expired_scope(task);
+            }
+            return Ok(Wake::TimedOut);
+        }
+        Ok(Wake::Notified)
+    }
+
+    /// Lets every other task that is ready run first. Does nothing while unwinding.
+    #[inline]
+    pub(crate) fn yield_now(&self) {
+        let Ok(task) = self.may_suspend(Reason::NONE) else { return };
+        task.make_ready();
+        // Cannot be a deadlock: this task itself is ready.
+        let _ = self.suspend(task);
+        if task.local.interrupted.get() {
+            self.deliver_interrupt(task);
+        }
+        // The time as of the last look, 32 yields ago at most, is good enough for a timeout.
+        if self.nearest_scope(task) <= self.now.get() {
+            self.raise_expired_scope(task);
+        }
+    }
+
+    /// Runs `target` next, and suspends the current task until somebody switches to it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Hub::park`].
+    #[inline]
+    pub(crate) fn switch_to(&self, target: &Task) {
+        let task = self.current();
+        let local = &task.local;
+        let nearest = self.nearest_scope(task);
+        if nearest != NEVER {
+            local.timed_out.set(false);
+            self.timers.borrow_mut().arm(task, nearest);
+        }
+        local.state.set(State::Switched);
+        self.run_next(target);
+        let result = self.suspend(task);
+        if let Err(Deadlock) = result {
+            self.fail_deadlocked(task);
+        }
+        if nearest != NEVER {
+            local.deadline.set(NEVER);
+            if local.timed_out.replace(false) {
+                self.raise_expired_scope(task);
+            }
+        }
+    }
+
+    /// Puts a suspended (or unstarted) task at the head of the queue.
+    #[inline]
+    pub(crate) fn run_next(&self, target: &Task) {
+        debug_assert!(matches!(target.local.state.get(), State::Switched | State::Unstarted | State::Parked));
+        target.local.state.set(State::Ready);
+        self.home.ready().push_front(target);
+    }
+
+    /// Unwinds `target`, which is suspended, right here, and comes back when it has ended (or has caught the exit
+    /// and waits again). Works while the current task unwinds, too: nobody else runs in between, since a task
+    /// cannot suspend itself while the thread is panicking.
+    pub(crate) fn unwind_now(&self, target: &Task) {
+        target.set_interrupt(Interrupt::Raise(Box::new(GreenletExit)));
+        if self.in_loop.get() {
+            // There is nobody to come back to.
+            return self.run_next(target);
+        }
+        let task = self.current();
+        task.local.state.set(State::Ready);
+        self.home.ready().push_front(task);
+        self.run_next(target);
+        let _ = self.suspend(task);
+    }
+
+    /// The current task, if it may be suspended.
+    #[inline]
+    pub(crate) fn may_suspend(&self, reason: Reason) -> Result<&Task, Unwinding> {
+        if std::thread::panicking() {
+            return Err(Unwinding);
+        }
+        if self.in_loop.get() || self.closing.get().is_some() {
+            self.refuse_to_suspend(reason);
+        }
+        Ok(self.current())
+    }
+
+    #[cold]
+    fn refuse_to_suspend(&self, reason: Reason) {
+        assert!(
+            !self.in_loop.get(),
+            "blocking call ({reason}) in the event loop itself: a destructor that the loop runs must not wait"
+        );
+        self.deny_while_closing();
+    }
+
+    /// The earliest deadline among the timeout scopes that the task is in.
+    #[inline]
+    fn nearest_scope(&self, task: &Task) -> Nanos {
+        let scope = task.local.scopes.get();
+        if scope.is_null() || task.local.masked.get() > 0 {
+            return NEVER;
+        }
+        // SAFETY: scopes live on the stack of the task, which takes them out of the list before they go.
+        unsafe { (*scope).nearest }
+    }
+
+    #[cold]
+    fn deliver_interrupt(&self, task: &Task) {
+        match task.take_interrupt() {
+            Some(Interrupt::Raise(payload)) => unwind::raise(payload),
+            // Only `switch` can give an exit as a value, and it looks before this is called.
+            Some(Interrupt::Exit(exit)) => unwind::raise(Box::new(exit)),
+            None => {}
+        }
+    }
+
+    /// Unwinds up to the timeout scope that ran out first (the outer one of two with the same deadline).
+    #[cold]
+    fn raise_expired_scope(&self, task: &Task) -> ! {
+        let mut scope = task.local.scopes.get();
+        let mut first: Option<(Nanos, u64)> = None;
+        while !scope.is_null() {
+            // SAFETY: as in `nearest_scope`.
+            let this = unsafe { &*scope };
+            if first.is_none_or(|(deadline, _)| this.deadline <= deadline) {
+                first = Some((this.deadline, this.id));
+            }
+            scope = this.outer;
+        }
+        let (_, id) = first.expect("a scope has run out, so there is one");
+        unwind::raise(Box::new(ScopeExpired { id }))
+    }
+
+    /// The thread's own task waits for what can never come.
+    #[cold]
+    fn fail_deadlocked(&self, task: &Task) {
+        if task.local.masked.get() > 0 {
+            // It must not leave now (see `greenlet::scope`): the others have to.
+            return self.kill_all_for_deadlock();
+        }
+        let report = self.deadlock_report();
+        task.local.reason.set(Reason::NONE);
+        panic!("{report}");
+    }
+}
+
+// ---- What tasks need of their hub --------------------------------------------------------------------------------------
+
+impl Hub {
+    /// Takes over a new task: from here on it is alive, until `finish`.
+    #[inline]
+    pub(crate) fn adopt(&self, task: TaskRef) {
+        let ptr = task.into_counted();
+        let first = self.live.replace(Some(ptr));
+        // SAFETY: `ptr` is counted, and `first` is in the list, so alive.
+        unsafe {
+            ptr.as_ref().local.live.1.set(first);
+            if let Some(first) = first {
+                first.as_ref().local.live.0.set(Some(ptr));
+            }
+        }
+        self.live_count.set(self.live_count.get() + 1);
+    }
+
+    #[inline]
+    fn unlink(&self, task: &Task) {
+        let (before, after) = (task.local.live.0.take(), task.local.live.1.take());
+        // SAFETY: neighbours in the list are alive.
+        unsafe {
+            match before {
+                Some(before) => before.as_ref().local.live.1.set(after),
+                None => self.live.set(after),
+            }
+            if let Some(after) = after {
+                after.as_ref().local.live.0.set(before);
+            }
+        }
+        self.live_count.set(self.live_count.get() - 1);
+    }
+
+    /// All tasks that have not ended, but the thread's own, newest first.
+    fn living(&self) -> Vec<TaskRef> {
+        let mut all = Vec::new();
+        let mut next = self.live.get();
+        while let Some(ptr) = next {
+            // SAFETY: it is in the list, so alive.
+            let task = unsafe { ptr.as_ref() };
+            all.push(task.to_ref());
+            next = task.local.live.1.get();
+        }
+        all
+    }
+
+    /// An id that no other task of this process has had.
+    #[inline]
+    pub(crate) fn new_id(&self) -> u64 {
+        if self.next_id.get() == self.last_id.get() {
+            let block = new_ids(1024);
+            self.next_id.set(block.start);
+            self.last_id.set(block.end);
+        }
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        id
+    }
+
+    /// The time, freshly read: a sleep after a long computation must not be shortened by it.
+    pub(crate) fn read_clock(&self) -> Nanos {
+        let now = self.virtual_now.get().unwrap_or_else(clock::now);
+        self.now.set(now);
+        now
+    }
+
+    /// The deadline that is `duration` from now.
+    pub(crate) fn deadline(&self, duration: Duration) -> Nanos {
+        clock::after(self.read_clock(), duration)
+    }
+
+    /// Has an unstarted task made ready at `deadline`.
+    pub(crate) fn start_at(&self, task: &Task, deadline: Nanos) {
+        self.timers.borrow_mut().arm(task, deadline);
+    }
+
+    /// Counts a wait whose end comes from outside of this hub, until the guard is dropped: meanwhile there is no deadlock.
+    pub(crate) fn outside_wait(&self) -> OutsideWait<'_> {
+        self.outside_waits.set(self.outside_waits.get() + 1);
+        OutsideWait(self)
+    }
+
+    /// Waits until `ended` is set. May switch.
+    pub(crate) fn wait_ended(
+        &self,
+        ended: &Ended,
+        elsewhere: bool,
+        reason: Reason,
+        deadline: Nanos,
+    ) -> Result<Wake, Unwinding> {
+        if ended.is_set() {
+            return Ok(Wake::Notified);
+        }
+        self.may_suspend(reason)?;
+        let _outside = elsewhere.then(|| self.outside_wait());
+        while !ended.is_set() {
+            let waker = self.waker();
+            if !ended.add(waker.clone()) {
+                break;
+            }
+            let _listed = Listed { ended, waker };
+            if self.park(reason, deadline)? == Wake::TimedOut {
+                return Ok(if ended.is_set() { Wake::Notified } else { Wake::TimedOut });
+            }
+        }
+        Ok(Wake::Notified)
+    }
+
+    /// The last handle of `task` was dropped where it could not be unwound (on another thread).
+    fn unwind_unreferenced(&self, task: &Task) {
+        if task.shared.handles.load(Ordering::Acquire) == 0
+            && matches!(task.local.state.get(), State::Switched | State::Unstarted)
+        {
+            self.unwind_now(task);
+        }
+    }
+
+    /// How much stack the task has used at most, if it was asked to keep count.
+    pub(crate) fn stack_used(&self, task: &Task) -> Option<usize> {
+        let local = &task.local;
+        if !local.measured.get() {
+            return None;
+        }
+        let Some(low) = NonNull::new(ptr::with_exposed_provenance_mut(local.stack_low.get())) else {
+            return Some(local.stack_used.get());
+        };
+        // SAFETY: `stack_low` is set while the task has its stack, which this thread alone uses.
+        Some(unsafe { stack::used(low, local.stack_size.get()) })
+    }
+
+    /// Stacks in use and in the pool.
+    pub(crate) fn stack_counts(&self) -> (usize, usize) {
+        let stacks = self.stacks.borrow();
+        (stacks.in_use, stacks.pooled())
+    }
+
+    /// Sets the function that is told of explicit switches; gives back the one before.
+    pub(crate) fn set_tracer(&self, tracer: Option<Tracer>) -> Option<Tracer> {
+        self.tracer.replace(tracer)
+    }
+
+    #[inline]
+    pub(crate) fn is_traced(&self) -> bool {
+        self.tracer.try_borrow().is_ok_and(|tracer| tracer.is_some())
+    }
+
+    /// Notes an explicit switch, for the tracer.
+    pub(crate) fn note_switch(&self, record: TraceRecord) {
+        self.traced.set(Some(record));
+    }
+
+    /// Tells the tracer of the switch that led here, on the target's side.
+    ///
+    /// A tracer that panics is removed, and the panic goes on in the target.
+    pub(crate) fn tell_tracer(&self) {
+        let Some(record) = self.traced.take() else { return };
+        // Taken out meanwhile: it may switch itself, and is not told of that.
+        let Some(mut tracer) = self.tracer.take() else { return };
+        match unwind::catch(|| tracer(&record)) {
+            Ok(()) => {
+                let mut slot = self.tracer.borrow_mut();
+                if slot.is_none() {
+                    *slot = Some(tracer);
+                }
+            }
+            Err(payload) => unwind::raise(payload),
+        }
+    }
+
+    /// From now on this hub's time stands still while anything is ready, and jumps to the next deadline when nothing is.
+    pub(crate) fn use_virtual_clock(&self) {
+        if self.virtual_now.get().is_none() {
+            self.virtual_now.set(Some(clock::now()));
+        }
+    }
+
+    /// `true`: the clock has moved, or events have come.
+    fn jump_to_next_deadline(&self) -> bool {
+        self.poll(Some(Duration::ZERO));
+        if !self.home.ready().is_empty() || self.home.has_mail() {
+            return true;
+        }
+        let next = self.timers.borrow_mut().next_deadline();
+        match next {
+            Some(deadline) => {
+                self.virtual_now.set(Some(deadline));
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// See [`Hub::outside_wait`].
+#[derive(Debug)]
+pub(crate) struct OutsideWait<'a>(&'a Hub);
+
+impl Drop for OutsideWait<'_> {
+    fn drop(&mut self) {
+        self.0.outside_waits.set(self.0.outside_waits.get() - 1);
+    }
+}
+
+/// Takes the waker back out when the wait is over, however it ends.
+struct Listed<'a> {
+    ended: &'a Ended,
+    waker: Waker,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        if !self.ended.is_set() {
+            self.ended.remove(&self.waker);
+        }
+    }
+}
+
+// ---- Descriptors --------------------------------------------------------------------------------------------------------
+
+impl Hub {
+    /// Watches one direction of a descriptor until [`Hub::forget_fd`].
+    pub(crate) fn register_fd(&self, fd: BorrowedFd<'_>, direction: Direction) -> io::Result<SlotId> {
+        let mut slot = self.poller.borrow_mut();
+        self.open_poller(&mut slot)?.register(fd, direction)
+    }
+
+    /// Whether an operation in that direction may find something to do.
+    #[inline]
+    pub(crate) fn fd_ready(&self, id: SlotId, direction: Direction) -> bool {
+        self.poller.borrow_mut().as_mut().is_none_or(|poller| poller.is_ready(id, direction))
+    }
+
+    /// An operation has found that there is nothing (more) to do: the next edge will tell.
+    #[inline]
+    pub(crate) fn fd_exhausted(&self, id: SlotId, direction: Direction) {
+        if let Some(poller) = &mut *self.poller.borrow_mut() {
+            poller.exhausted(id, direction);
+        }
+    }
+
+    /// Waits for the next edge. May switch.
+    pub(crate) fn wait_fd(
+        &self,
+        id: SlotId,
+        fd: BorrowedFd<'_>,
+        direction: Direction,
+        reason: Reason,
+        deadline: Nanos,
+    ) -> io::Result<Wake> {
+        self.may_suspend(reason)?;
+        if let Some(poller) = &mut *self.poller.borrow_mut() {
+            poller.extend(id, fd, direction)?;
+            poller.wait(id, direction, self.waker());
+        }
+        let _waiting = FdWait { hub: self, id, direction, _outside: self.outside_wait() };
+        Ok(self.park(reason, deadline)?)
+    }
+
+    /// The descriptor is about to be closed. `still_open_elsewhere`: it may have duplicates, so that closing it
+    /// does not end the registration.
+    pub(crate) fn close_fd(&self, id: SlotId, fd: BorrowedFd<'_>, still_open_elsewhere: bool) {
+        if let Some(poller) = &mut *self.poller.borrow_mut() {
+            if still_open_elsewhere {
+                poller.deregister(fd);
+            }
+            poller.forget(id);
+        }
+    }
+
+    /// The descriptor was closed by another thread.
+    fn forget_fd(&self, id: SlotId) {
+        if let Some(poller) = &mut *self.poller.borrow_mut() {
+            poller.forget(id);
+        }
+    }
+}
+
+struct FdWait<'a> {
+    hub: &'a Hub,
+    id: SlotId,
+    direction: Direction,
+    _outside: OutsideWait<'a>,
+}
+
+impl Drop for FdWait<'_> {
+    fn drop(&mut self) {
+        if let Some(poller) = &mut *self.hub.poller.borrow_mut() {
+            poller.stop_waiting(self.id, self.direction);
+        }
+    }
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("home", &self.home).field("live", &self.live_count.get()).finish()
+    }
+}

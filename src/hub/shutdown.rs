@@ -1,0 +1,102 @@
+//! The end of a hub: with its thread, or because nothing can go on.
+//!
+//! When a thread ends (for the main thread: when `main` returns), its hub unwinds every greenlet, coroutine and
+//! generator that has not ended, so that their destructors run. They cannot wait for anything any more: each attempt raises
+//! [`GreenletExit`] anew. Whoever catches that again and again is given up: its stack stays as it is, unseen,
+//! and its memory is not used again.
+//!
+//! If the process exits from within a greenlet (`std::process::exit`), the thread-locals are destroyed on the greenlet's own
+//! stack. Nothing can be unwound then, and nothing is.
+
+use super::{Hub, State};
+use crate::coro::unwind;
+use crate::sys;
+use crate::task::GreenletExit;
+
+/// How many more waits each task may be refused before it is given up.
+const PATIENCE: u32 = 64;
+
+impl Hub {
+    /// Unwinds what is left. `false`: this is no place to do that from, leave everything as it is.
+    pub(super) fn close(&self) -> bool {
+        let living = self.living();
+        if !self.is_main(self.current()) || self.in_loop.get() {
+            return false;
+        }
+        let refusals = u32::try_from(living.len()).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(PATIENCE);
+        self.closing.set(Some(refusals));
+        // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
+        // until nobody is left or it is enough.
+        for _ in 0..PATIENCE {
+            let living = self.living();
+            for task in living.iter().rev().filter_map(|task| task.here()) {
+                if matches!(task.local.state.get(), State::Unstarted | State::Parked | State::Switched) {
+                    task.interrupt(Box::new(GreenletExit));
+                }
+            }
+            while let Some(task) = self.home.ready().pop_front() {
+                if task != self.main_ptr {
+                    self.resume(task);
+                }
+            }
+            if self.live.get().is_none() {
+                break;
+            }
+        }
+        for task in self.living() {
+            if let Some(task) = task.here() {
+                task.local.state.set(State::Dead);
+            }
+            task.shared().ended.set();
+        }
+        self.main.shared().ended.set();
+        self.current.set(self.main_ptr);
+        if let Some(main) = self.main.here() {
+            main.local.state.set(State::Dead);
+        }
+        self.home.move_out();
+        true
+    }
+
+    /// A task wants to wait while its hub closes: it is to unwind, or to stop for good. A masked one may wait for
+    /// others to unwind.
+    pub(super) fn deny_while_closing(&self) {
+        let task = self.current();
+        match self.closing.get() {
+            Some(_) if task.local.masked.get() > 0 => {}
+            Some(0) => {
+                // It has caught every exit so far. Nobody resumes it.
+                task.local.state.set(State::Parked);
+                loop {
+                    let _ = self.suspend(task);
+                }
+            }
+            Some(left) => {
+                self.closing.set(Some(left - 1));
+                unwind::raise(Box::new(GreenletExit));
+            }
+            None => {}
+        }
+    }
+
+    /// The thread's own task waits for the children of a scope, which it must not leave before they have ended. They were killed,
+    /// yet they wait again, for what can never come: kill them once more.
+    #[cold]
+    pub(super) fn kill_all_for_deadlock(&self) {
+        let round = self.deadlocks.get() + 1;
+        self.deadlocks.set(round);
+        let living = self.living();
+        let waiting = || {
+            living.iter().filter_map(|task| task.here()).filter(|task| {
+                matches!(task.local.state.get(), State::Parked | State::Switched)
+            })
+        };
+        if round > PATIENCE || waiting().next().is_none() {
+            sys::abort(&format!(
+                "{}\nand a scope cannot be left before its greenlets have ended",
+                self.deadlock_report()
+            ));
+        }
+        waiting().for_each(|task| task.interrupt(Box::new(GreenletExit)));
+    }
+}

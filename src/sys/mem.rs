@@ -1,0 +1,107 @@
+//! Memory mappings for stacks.
+
+use std::io;
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
+
+use super::check;
+
+/// The page size of this machine, in bytes.
+pub(crate) fn page_size() -> usize {
+    static PAGE: OnceLock<usize> = OnceLock::new();
+    *PAGE.get_or_init(|| {
+        // SAFETY: no pointers; _SC_PAGESIZE is always known.
+        unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
+    })
+}
+
+/// Reserves `len` bytes that are readable and writable and cost memory only where they are touched.
+pub(crate) fn reserve(len: usize) -> io::Result<NonNull<u8>> {
+    // Linux reads MAP_STACK as "no huge pages here" since 6.7, and as nothing before.
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing of ours.
+    let start =
+        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    #[cfg(target_os = "linux")]
+    // SAFETY: the range is the mapping just made. Failure (a kernel without huge pages) changes nothing:
+    // the advice only keeps a 4 KiB stack from being backed by a 2 MiB page.
+    unsafe {
+        libc::madvise(start, len, libc::MADV_NOHUGEPAGE);
+    }
+    Ok(NonNull::new(start.cast()).expect("mmap does not map address zero"))
+}
+
+/// Gives a mapping back.
+///
+/// # Safety
+///
+/// The range must come from [`reserve`], whole, and nobody may use it any more.
+pub(crate) unsafe fn release(start: NonNull<u8>, len: usize) {
+    // SAFETY: the caller's promise. munmap of a whole mapping cannot fail.
+    unsafe { libc::munmap(start.as_ptr().cast(), len) };
+}
+
+/// Linux 6.13: a guard is a mark in the page table, so it does not split the mapping. libc has no name
+/// for it in all the versions that we accept.
+#[cfg(target_os = "linux")]
+const MADV_GUARD_INSTALL: libc::c_int = 102;
+
+/// Makes one page fault on every access, without a new mapping. `Err(EINVAL)`: this kernel cannot.
+///
+/// # Safety
+///
+/// The page must lie in a mapping from [`reserve`], and nobody may use what is in it.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn install_guard(page: NonNull<u8>) -> io::Result<()> {
+    // SAFETY: the caller's promise.
+    check(unsafe { libc::madvise(page.as_ptr().cast(), page_size(), MADV_GUARD_INSTALL) }).map(drop)
+}
+
+/// As on Linux before 6.13.
+///
+/// # Safety
+///
+/// None: it does nothing. It is unsafe like its namesake.
+#[cfg(not(target_os = "linux"))]
+pub(crate) unsafe fn install_guard(_page: NonNull<u8>) -> io::Result<()> {
+    Err(io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Makes one page fault on every access, at the price of splitting the mapping in up to three.
+///
+/// # Safety
+///
+/// As for [`install_guard`].
+pub(crate) unsafe fn protect(page: NonNull<u8>) -> io::Result<()> {
+    // SAFETY: the caller's promise.
+    check(unsafe { libc::mprotect(page.as_ptr().cast(), page_size(), libc::PROT_NONE) }).map(drop)
+}
+
+/// Drops what is in the pages: they cost nothing and read as zeros until they are touched again. Guards
+/// in the range stay.
+///
+/// # Safety
+///
+/// The range must be page-aligned, in a mapping from [`reserve`], and hold nothing that anyone needs.
+pub(crate) unsafe fn discard(start: NonNull<u8>, len: usize) {
+    // SAFETY: the caller's promise. It fails only for arguments that break it.
+    unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTNEED) };
+}
+
+/// The index of the lowest page of the range that is in memory; `None` if none is.
+///
+/// # Safety
+///
+/// The range must be page-aligned and mapped.
+pub(crate) unsafe fn lowest_resident(start: NonNull<u8>, len: usize) -> Option<usize> {
+    let mut resident = vec![0_u8; len / page_size()];
+    // SAFETY: the range is mapped, and the vector has a byte for each of its pages.
+    let done = unsafe { libc::mincore(start.as_ptr().cast(), len, resident.as_mut_ptr().cast()) };
+    if done != 0 {
+        return None;
+    }
+    resident.iter().position(|page| page & 1 == 1)
+}

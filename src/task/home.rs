@@ -1,0 +1,273 @@
+//! Where the tasks of one hub live: the ready queue for its own thread, the inbox for all others.
+//!
+//! Homes are never freed, so that a task of a thread that has ended can still be asked for its home; a new
+//! hub moves into an empty one. `incarnation` tells the hubs apart.
+//!
+//! **Inbox protocol.** Nobody makes a system call while the hub is awake, and no message is slept over:
+//!
+//! ```text
+//!   sender                                  hub, before it sleeps
+//!   1. push the message                     1. sleeping = true
+//!   2. pending = true                       2. if pending: sleeping = false, do not sleep
+//!   3. if sleeping.swap(false): wake it     3. poll; then sleeping = false
+//! ```
+//!
+//! All four accesses are sequentially consistent. If the sender's 3 misses `sleeping`, it came before the
+//! hub's 1, so the hub's 2 comes after the sender's 2 and sees the message.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{State, Task, TaskRef};
+use crate::coro::unwind::Payload;
+
+thread_local! {
+    static HERE: Cell<Option<&'static Home>> = const { Cell::new(None) };
+}
+
+/// The home of this thread's hub, if it has one.
+#[inline]
+pub(crate) fn here() -> Option<&'static Home> {
+    HERE.get()
+}
+
+/// What another thread wants of a hub.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Wake the task if it is in the park of that epoch.
+    Wake(TaskRef, u32),
+    /// Kill it.
+    Interrupt(TaskRef, Payload),
+    /// `Handle::unpark`.
+    Unpark(TaskRef),
+    /// Its last handle was dropped over there.
+    Unreferenced(TaskRef),
+    /// A socket that was registered here was closed over there.
+    Closed { slot: u32, generation: u32 },
+}
+
+/// See the module's head.
+pub(crate) struct Home {
+    /// Owner's thread only.
+    ready: ReadyQueue,
+    /// Which hub lives here; 0: none.
+    incarnation: AtomicU64,
+    inbox: Mutex<Vec<Message>>,
+    /// The inbox may hold something.
+    pending: AtomicBool,
+    /// The hub sleeps, or is about to, and wants to be woken.
+    sleeping: AtomicBool,
+    /// What wakes the poller. Set before the hub sleeps for the first time.
+    alarm: Mutex<Option<mio::Waker>>,
+    thread_name: Mutex<String>,
+}
+
+// SAFETY: `ready` is touched by the owner's thread only: `ready()` is called by code that holds a `&Task` or
+// is the hub, both of which stay on that thread. All other fields are Sync.
+unsafe impl Sync for Home {}
+// SAFETY: a Home is only ever shared (`&'static`); the queue in it moves with nobody.
+unsafe impl Send for Home {}
+
+static EMPTY_HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
+
+impl Home {
+    /// A home for a new hub of this thread.
+    pub(crate) fn move_in() -> &'static Home {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let home = lock(&EMPTY_HOMES).pop().unwrap_or_else(|| {
+            Box::leak(Box::new(Home {
+                ready: ReadyQueue::new(),
+                incarnation: AtomicU64::new(0),
+                inbox: Mutex::default(),
+                pending: AtomicBool::new(false),
+                sleeping: AtomicBool::new(false),
+                alarm: Mutex::default(),
+                thread_name: Mutex::default(),
+            }))
+        });
+        let thread = std::thread::current();
+        *lock(&home.thread_name) = match thread.name() {
+            Some(name) => format!("'{name}' ({:?})", thread.id()),
+            None => format!("{:?}", thread.id()),
+        };
+        home.incarnation.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
+        HERE.set(Some(home));
+        home
+    }
+
+    /// The hub is gone: later messages are dropped, and another thread may move in.
+    pub(crate) fn move_out(&'static self) {
+        HERE.set(None);
+        let left = {
+            let mut inbox = lock(&self.inbox);
+            self.incarnation.store(0, Ordering::Release);
+            std::mem::take(&mut *inbox)
+        };
+        drop(left);
+        self.ready.clear();
+        self.pending.store(false, Ordering::SeqCst);
+        self.sleeping.store(false, Ordering::SeqCst);
+        *lock(&self.alarm) = None;
+        lock(&EMPTY_HOMES).push(self);
+    }
+
+    #[inline]
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn ready(&self) -> &ReadyQueue {
+        &self.ready
+    }
+
+    pub(crate) fn thread_name(&self) -> String {
+        lock(&self.thread_name).clone()
+    }
+
+    /// Leaves a message for the hub of that incarnation. If it is gone, so are its tasks: nobody misses it.
+    pub(crate) fn post(&self, incarnation: u64, message: Message) {
+        {
+            let mut inbox = lock(&self.inbox);
+            if self.incarnation() != incarnation {
+                drop(inbox);
+                drop(message);
+                return;
+            }
+            inbox.push(message);
+        }
+        self.pending.store(true, Ordering::SeqCst);
+        if self.sleeping.swap(false, Ordering::SeqCst) {
+            if let Some(alarm) = &*lock(&self.alarm) {
+                alarm.wake().expect("waking a hub writes to an eventfd of our own");
+            }
+        }
+    }
+
+    /// Whether [`Home::collect`] would find something.
+    #[inline]
+    pub(crate) fn has_mail(&self) -> bool {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// What other threads have left. Owner only.
+    pub(crate) fn collect(&self) -> Vec<Message> {
+        self.pending.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *lock(&self.inbox))
+    }
+
+    /// Announces that the hub is about to sleep. `false`: there is a message, do not. Owner only.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.sleeping.store(true, Ordering::SeqCst);
+        if self.pending.load(Ordering::SeqCst) {
+            self.wake_up();
+            return false;
+        }
+        true
+    }
+
+    /// The hub is awake again. Owner only.
+    pub(crate) fn wake_up(&self) {
+        self.sleeping.store(false, Ordering::SeqCst);
+    }
+
+    /// Sets what wakes the poller.
+    pub(crate) fn set_alarm(&self, alarm: mio::Waker) {
+        *lock(&self.alarm) = Some(alarm);
+    }
+}
+
+/// Our mutexes guard plain data that no panic can leave half-changed, so poisoning means nothing.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Home(thread {})", self.thread_name())
+    }
+}
+
+/// The tasks that can run, in order. The links live in the tasks, so that queueing costs two stores.
+///
+/// # Invariant
+///
+/// A queued task is alive (its hub holds a reference until it has ended), in state `Ready`, and in the queue
+/// once.
+pub(crate) struct ReadyQueue {
+    head: Cell<Option<NonNull<Task>>>,
+    /// Means something only while `head` is set.
+    tail: Cell<Option<NonNull<Task>>>,
+}
+
+impl ReadyQueue {
+    const fn new() -> Self {
+        ReadyQueue { head: Cell::new(None), tail: Cell::new(None) }
+    }
+
+    fn clear(&self) {
+        self.head.set(None);
+        self.tail.set(None);
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.get().is_none()
+    }
+
+    /// Queues a task that has just become `Ready`.
+    #[inline]
+    pub(crate) fn push_back(&self, task: &Task) {
+        debug_assert_eq!(task.local.state.get(), State::Ready);
+        task.local.next.set(None);
+        let ptr = task.ptr();
+        match self.head.get() {
+            // SAFETY: the invariant: the tail of a queue that is not empty is alive.
+            Some(_) => unsafe {
+                self.tail.get().unwrap_unchecked().as_ref().local.next.set(Some(ptr));
+            },
+            None => self.head.set(Some(ptr)),
+        }
+        self.tail.set(Some(ptr));
+    }
+
+    /// Queues a task that has just become `Ready` before all others: the target of an explicit switch.
+    #[inline]
+    pub(crate) fn push_front(&self, task: &Task) {
+        debug_assert_eq!(task.local.state.get(), State::Ready);
+        let ptr = task.ptr();
+        let head = self.head.get();
+        task.local.next.set(head);
+        if head.is_none() {
+            self.tail.set(Some(ptr));
+        }
+        self.head.set(Some(ptr));
+    }
+
+    #[inline]
+    pub(crate) fn pop_front(&self) -> Option<NonNull<Task>> {
+        let head = self.head.get()?;
+        // SAFETY: the invariant.
+        self.head.set(unsafe { head.as_ref() }.local.next.get());
+        Some(head)
+    }
+}
+
+static IDLE_WORKERS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many OS threads of ours have nothing to do, and so cannot wake anybody.
+pub(crate) fn idle_workers() -> usize {
+    IDLE_WORKERS.load(Ordering::SeqCst)
+}
+
+/// A worker of ours begins (`true`) or ceases to be idle.
+pub(crate) fn worker_idles(idle: bool) {
+    if idle {
+        IDLE_WORKERS.fetch_add(1, Ordering::SeqCst);
+    } else {
+        IDLE_WORKERS.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,615 @@
+//! A task: the control block of one context, whatever it is to its user (greenlet, coroutine, generator, or
+//! the thread's own stack).
+//!
+//! A task has two halves. [`Shared`] may be looked at from any thread. [`Local`] belongs to the OS thread of
+//! the task's hub: `&Task` is not `Send`, and a [`TaskRef`], which is, gives out a `&Task` only there. So
+//! "a started task never leaves its thread" is something the compiler checks.
+//!
+//! ```text
+//!   TaskRef ──▶ ┌ TaskCell<B> ──────────────────────────────┐
+//!   (any thread)│ Task { Shared: refs, handles, home, id,   │
+//!               │                name, ended                │
+//!               │        Local:  state, context, deadlines, │
+//!               │                wait reason, queue link }  │
+//!               │ B: the typed part: closure, result, slots │
+//!               └───────────────────────────────────────────┘
+//! ```
+
+#![allow(unsafe_code)]
+
+mod home;
+mod waker;
+
+use std::any::TypeId;
+use std::cell::{Cell, UnsafeCell};
+use std::fmt;
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+
+use crate::coro::unwind::Payload;
+use crate::coro::{Context, Suspender};
+use crate::sys::clock::{NEVER, Nanos};
+
+pub(crate) use self::home::{Home, Message, here, idle_workers, worker_idles};
+pub(crate) use self::waker::{Ended, Waker};
+
+/// What a greenlet that is killed unwinds with, and what its `join` then gives as the error.
+///
+/// It is no panic: nothing is printed. A greenlet may catch it (`std::panic::catch_unwind`) and live on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct GreenletExit;
+
+impl fmt::Display for GreenletExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("greenlet exit")
+    }
+}
+
+impl std::error::Error for GreenletExit {}
+
+/// Where a task is in its life. Only the owner's thread changes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    /// Has no stack yet and is not queued: a coroutine before its first switch, a greenlet before its time.
+    Unstarted,
+    /// In the ready queue (and unstarted, if it has no context).
+    Ready,
+    /// It is the current one. For the thread's own task also: the loop runs on its stack.
+    Running,
+    /// Suspended in `park`; a wake makes it ready.
+    Parked,
+    /// Suspended in an explicit switch: only another switch (or a kill) resumes it.
+    Switched,
+    /// Ended, or given up at the end of its thread.
+    Dead,
+}
+
+/// Why a task waits. The text is unique per place; the number tells which object (an fd, a task's id, …).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reason {
+    pub(crate) text: &'static str,
+    pub(crate) object: u64,
+}
+
+impl Reason {
+    pub(crate) const NONE: Reason = Reason { text: "", object: NO_OBJECT };
+
+    pub(crate) const fn new(text: &'static str) -> Self {
+        Reason { text, object: NO_OBJECT }
+    }
+
+    pub(crate) const fn of(text: &'static str, object: u64) -> Self {
+        Reason { text, object }
+    }
+}
+
+const NO_OBJECT: u64 = u64::MAX;
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.object {
+            NO_OBJECT => f.write_str(self.text),
+            object => write!(f, "{} {object}", self.text),
+        }
+    }
+}
+
+/// What a task is to its user, for reports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Main,
+    Greenlet,
+    Coroutine,
+    Generator,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Main => "main",
+            Kind::Greenlet => "greenlet",
+            Kind::Coroutine => "coroutine",
+            Kind::Generator => "generator",
+        })
+    }
+}
+
+/// Something that happens to a task at its next suspension point, instead of what it waits for.
+#[derive(Debug)]
+pub(crate) enum Interrupt {
+    /// It unwinds with this.
+    Raise(Payload),
+    /// Its `switch` returns the exit of a child, as a value.
+    Exit(GreenletExit),
+}
+
+/// A timeout scope, on the stack of the task that it limits.
+#[derive(Debug)]
+pub(crate) struct Scope {
+    /// Unique: by it a scope knows the unwinding that it caused.
+    pub(crate) id: u64,
+    pub(crate) deadline: Nanos,
+    /// The earliest deadline from here outwards: what a park has to look at.
+    pub(crate) nearest: Nanos,
+    pub(crate) outer: *const Scope,
+}
+
+/// The control block. See the module's head for the two halves.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) shared: Shared,
+    pub(crate) local: Local,
+}
+
+/// What any thread may look at.
+pub(crate) struct Shared {
+    refs: AtomicUsize,
+    /// How many user-visible handles there are, on whichever thread. While there is one, somebody may wake,
+    /// kill or switch to this task.
+    pub(crate) handles: AtomicUsize,
+    pub(crate) home: &'static Home,
+    /// Which hub of that home: homes are used again by later threads.
+    incarnation: u64,
+    pub(crate) id: u64,
+    pub(crate) kind: Kind,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) spawned_at: &'static Location<'static>,
+    /// Set when the task has ended, with those who wait for that.
+    pub(crate) ended: Ended,
+    vtable: &'static VTable,
+}
+
+/// What only the thread of the task's hub touches.
+pub(crate) struct Local {
+    /// This task, with the right to the whole `TaskCell`.
+    this: NonNull<Task>,
+    /// Next in the ready queue. Means something only while `state` is `Ready`.
+    next: Cell<Option<NonNull<Task>>>,
+    pub(crate) state: Cell<State>,
+    /// Counts the parks: a waker of an earlier one is void.
+    pub(crate) epoch: Cell<u32>,
+    /// A wake came before the park: do not suspend.
+    pub(crate) notified: Cell<bool>,
+    /// The last park ended by its deadline.
+    pub(crate) timed_out: Cell<bool>,
+    /// `unpark` was called and no `park` has used it up yet.
+    pub(crate) unpark_token: Cell<bool>,
+    /// While above zero, neither kill nor timeout is delivered: it stays pending.
+    pub(crate) masked: Cell<u32>,
+    /// Asked to keep count of the stack it uses.
+    pub(crate) measured: Cell<bool>,
+    /// When it was measured: the result, once it has ended.
+    pub(crate) stack_used: Cell<usize>,
+    pub(crate) stack_size: Cell<usize>,
+    /// `None` before the first run, after the end, and for the thread's own task.
+    pub(crate) context: UnsafeCell<Option<Context>>,
+    pub(crate) suspender: Cell<*const Suspender>,
+    /// Start of the stack's guard page; 0 without a stack.
+    pub(crate) stack_low: Cell<usize>,
+    pub(crate) reason: Cell<Reason>,
+    /// When the present park ends at the latest, or when an unstarted task is due.
+    pub(crate) deadline: Cell<Nanos>,
+    /// The deadline of this task's entry in the timer heap; `NEVER` if it has none. May be earlier than
+    /// `deadline`: then the entry is renewed when it comes up.
+    pub(crate) timer: Cell<Nanos>,
+    /// The innermost timeout scope.
+    pub(crate) scopes: Cell<*const Scope>,
+    pub(crate) interrupt: Cell<Option<Interrupt>>,
+    /// Whether `interrupt` holds one: a cheaper look for the hot paths.
+    pub(crate) interrupted: Cell<bool>,
+    /// Where a switch to this task puts its message, and the message's type.
+    pub(crate) slot: Cell<(*mut (), Option<TypeId>)>,
+    /// Who gets the result. `None`: the thread's own task.
+    pub(crate) parent: Cell<Option<TaskHandle>>,
+    /// Neighbours in the hub's list of live tasks.
+    pub(crate) live: (Cell<Option<NonNull<Task>>>, Cell<Option<NonNull<Task>>>),
+}
+
+/// How the typed part of a task is reached through an untyped pointer.
+#[derive(Debug)]
+struct VTable {
+    run: unsafe fn(NonNull<Task>, Result<(), Payload>),
+    unreferenced: unsafe fn(NonNull<Task>),
+    free: unsafe fn(NonNull<Task>),
+}
+
+/// The typed part of a task: what it runs, and where the result goes.
+pub(crate) trait Body {
+    /// Runs to the end, on the task's own stack. `Err`: the task was killed (or got no stack) before its
+    /// first run; end with this, without running.
+    ///
+    /// Must not unwind.
+    fn run(&self, task: &Task, start: Result<(), Payload>);
+
+    /// The last user-visible handle is gone. Called on the thread that dropped it.
+    fn unreferenced(_task: &TaskRef) {}
+}
+
+/// What a task is made of, apart from its body.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) id: u64,
+    pub(crate) kind: Kind,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) spawned_at: &'static Location<'static>,
+    pub(crate) stack_size: usize,
+    pub(crate) measured: bool,
+}
+
+#[repr(C)]
+struct TaskCell<B> {
+    task: Task,
+    body: B,
+}
+
+impl Task {
+    /// This task, as the ready queue and the hub's lists hold it.
+    #[inline]
+    pub(crate) fn ptr(&self) -> NonNull<Task> {
+        self.local.this
+    }
+
+    /// A counted reference, which may leave the thread.
+    pub(crate) fn to_ref(&self) -> TaskRef {
+        self.shared.retain();
+        TaskRef(self.local.this)
+    }
+
+    /// Calls the body's `run`.
+    pub(crate) fn run_body(&self, start: Result<(), Payload>) {
+        // SAFETY: `this` points to the TaskCell whose type the vtable was made for.
+        unsafe { (self.shared.vtable.run)(self.local.this, start) }
+    }
+
+    /// Wakes the task if it is in the park that `epoch` counts, or about to be.
+    #[inline]
+    pub(crate) fn wake(&self, epoch: u32) {
+        if self.local.epoch.get() != epoch {
+            return;
+        }
+        if self.local.state.get() == State::Parked {
+            self.make_ready();
+        } else {
+            self.local.notified.set(true);
+        }
+    }
+
+    /// Puts a task that is not queued at the end of the ready queue.
+    #[inline]
+    pub(crate) fn make_ready(&self) {
+        debug_assert!(self.local.state.get() != State::Ready && self.local.state.get() != State::Dead);
+        self.local.state.set(State::Ready);
+        self.shared.home.ready().push_back(self);
+    }
+
+    /// Has the task end its present wait, or fail its next one, with `payload`.
+    ///
+    /// A first interrupt that has not been delivered yet is kept, the second is dropped: the task is on its
+    /// way out already.
+    pub(crate) fn interrupt(&self, payload: Payload) {
+        let local = &self.local;
+        if local.state.get() == State::Dead {
+            return;
+        }
+        let pending = local.interrupt.take();
+        self.set_interrupt(pending.unwrap_or(Interrupt::Raise(payload)));
+        // A masked task wakes up, too: it does not unwind, but looks again at what it waits for.
+        if matches!(local.state.get(), State::Unstarted | State::Parked | State::Switched) {
+            self.make_ready();
+        }
+    }
+
+    /// Makes the task's present `park_thread`-style wait, or the next one, return.
+    pub(crate) fn unpark(&self) {
+        if self.local.state.get() == State::Dead {
+            return;
+        }
+        self.local.unpark_token.set(true);
+        if self.local.state.get() == State::Parked && self.local.reason.get().text == PARKED.text {
+            self.make_ready();
+        }
+    }
+
+    /// Who gets the result: the parent, or `None` for the thread's own task.
+    pub(crate) fn parent(&self) -> Option<TaskRef> {
+        let parent = self.local.parent.take();
+        let copy = parent.as_ref().map(|handle| handle.task().clone());
+        self.local.parent.set(parent);
+        copy
+    }
+
+    /// Takes the pending interrupt, if there is one and it may be delivered now.
+    #[inline]
+    pub(crate) fn take_interrupt(&self) -> Option<Interrupt> {
+        if !self.local.interrupted.get() || self.local.masked.get() > 0 {
+            return None;
+        }
+        self.local.interrupted.set(false);
+        self.local.interrupt.take()
+    }
+
+    /// Sets what the task finds when it runs next. Does not make it run.
+    pub(crate) fn set_interrupt(&self, interrupt: Interrupt) {
+        self.local.interrupted.set(true);
+        self.local.interrupt.set(Some(interrupt));
+    }
+}
+
+/// The reason of `switchgrass::park`, by which `unpark` knows it.
+pub(crate) const PARKED: Reason = Reason::new("park");
+
+impl Shared {
+    fn retain(&self) {
+        // Relaxed: whoever retains holds a reference already (as in std's Arc).
+        self.refs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How this task is called in reports.
+    pub(crate) fn title(&self) -> Title<'_> {
+        Title(self)
+    }
+}
+
+/// `greenlet 7 'name'`.
+#[derive(Debug)]
+pub(crate) struct Title<'a>(&'a Shared);
+
+impl fmt::Display for Title<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0.kind, self.0.id)?;
+        match &self.0.name {
+            Some(name) => write!(f, " '{name}'"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A counted reference to a task, usable on any thread.
+pub(crate) struct TaskRef(NonNull<Task>);
+
+// SAFETY: through a TaskRef only `Shared` can be reached, which is Sync (its fields are atomics, or never
+// change), except by `here`, which gives out the `Task` on its own thread only, and by `body`, whose caller
+// answers for what it does there. What is freed with the last reference has no user data left in it by then:
+// bodies take care of that (see `Body::run` and the handles).
+unsafe impl Send for TaskRef {}
+// SAFETY: as above.
+unsafe impl Sync for TaskRef {}
+
+impl TaskRef {
+    /// A new task of this thread's `home`, not queued. The reference returned is the hub's own; `handles`
+    /// says how many user-visible ones will be made with [`TaskRef::adopt_handle`].
+    pub(crate) fn new<B: Body>(home: &'static Home, origin: Origin, handles: usize, body: B) -> TaskRef {
+        let cell = Box::into_raw(Box::new(TaskCell {
+            task: Task {
+                shared: Shared {
+                    refs: AtomicUsize::new(1 + handles),
+                    handles: AtomicUsize::new(handles),
+                    home,
+                    incarnation: home.incarnation(),
+                    id: origin.id,
+                    kind: origin.kind,
+                    name: origin.name,
+                    spawned_at: origin.spawned_at,
+                    ended: Ended::new(),
+                    vtable: const {
+                        &VTable {
+                            run: Self::run_as::<B>,
+                            unreferenced: Self::unreferenced_as::<B>,
+                            free: Self::free_as::<B>,
+                        }
+                    },
+                },
+                local: Local {
+                    this: NonNull::dangling(),
+                    next: Cell::new(None),
+                    state: Cell::new(State::Unstarted),
+                    epoch: Cell::new(0),
+                    notified: Cell::new(false),
+                    timed_out: Cell::new(false),
+                    unpark_token: Cell::new(false),
+                    masked: Cell::new(0),
+                    measured: Cell::new(origin.measured),
+                    stack_used: Cell::new(0),
+                    stack_size: Cell::new(origin.stack_size),
+                    context: UnsafeCell::new(None),
+                    suspender: Cell::new(ptr::null()),
+                    stack_low: Cell::new(0),
+                    reason: Cell::new(Reason::NONE),
+                    deadline: Cell::new(NEVER),
+                    timer: Cell::new(NEVER),
+                    scopes: Cell::new(ptr::null()),
+                    interrupt: Cell::new(None),
+                    interrupted: Cell::new(false),
+                    slot: Cell::new((ptr::null_mut(), None)),
+                    parent: Cell::new(None),
+                    live: (Cell::new(None), Cell::new(None)),
+                },
+            },
+            body,
+        }));
+        // SAFETY: `cell` was just allocated, and nobody else knows it. `task` is its first field (repr(C)),
+        // so a pointer to the cell is one to the task, with the right to the whole.
+        unsafe {
+            let this = NonNull::new_unchecked(cell.cast::<Task>());
+            (*cell).task.local.this = this;
+            TaskRef(this)
+        }
+    }
+
+    unsafe fn run_as<B: Body>(task: NonNull<Task>, start: Result<(), Payload>) {
+        // SAFETY: the vtable that holds this function belongs to a TaskCell<B>, which is alive.
+        let cell = unsafe { task.cast::<TaskCell<B>>().as_ref() };
+        cell.body.run(&cell.task, start);
+    }
+
+    unsafe fn unreferenced_as<B: Body>(task: NonNull<Task>) {
+        let task = std::mem::ManuallyDrop::new(TaskRef(task));
+        B::unreferenced(&task);
+    }
+
+    unsafe fn free_as<B: Body>(task: NonNull<Task>) {
+        // SAFETY: as in `run_as`; this was the last reference.
+        drop(unsafe { Box::from_raw(task.cast::<TaskCell<B>>().as_ptr()) });
+    }
+
+    #[inline]
+    pub(crate) fn shared(&self) -> &Shared {
+        // SAFETY: a TaskRef keeps its task alive; only `Shared` is borrowed, which any thread may.
+        unsafe { &(*self.0.as_ptr()).shared }
+    }
+
+    /// The task itself, if this is the thread of its hub.
+    #[inline]
+    pub(crate) fn here(&self) -> Option<&Task> {
+        let shared = self.shared();
+        match here() {
+            Some(home) if ptr::eq(home, shared.home) && home.incarnation() == shared.incarnation => {
+                // SAFETY: kept alive by self, and this is its owner's thread.
+                Some(unsafe { self.0.as_ref() })
+            }
+            _ => None,
+        }
+    }
+
+    /// The typed part.
+    ///
+    /// # Safety
+    ///
+    /// The task must have been made with a body of type `B`, and the caller may do with the body only what
+    /// `B` allows on this thread.
+    #[inline]
+    pub(crate) unsafe fn body<B: Body>(&self) -> &B {
+        // SAFETY: the caller's promise; kept alive by self.
+        unsafe { &(*self.0.cast::<TaskCell<B>>().as_ptr()).body }
+    }
+
+    /// Takes over one of the references counted for a task that the caller found by pointer.
+    ///
+    /// # Safety
+    ///
+    /// The caller must own a reference count of the task, and gives it up.
+    pub(crate) unsafe fn from_counted(task: NonNull<Task>) -> TaskRef {
+        TaskRef(task)
+    }
+
+    /// Gives the count to whoever holds the pointer. Undone by [`TaskRef::from_counted`].
+    pub(crate) fn into_counted(self) -> NonNull<Task> {
+        std::mem::ManuallyDrop::new(self).0
+    }
+
+    /// One of the handles that the task was made with.
+    ///
+    /// # Safety
+    ///
+    /// To be called at most as often as `handles` said.
+    pub(crate) unsafe fn adopt_handle(&self) -> TaskHandle {
+        TaskHandle(TaskRef(self.0))
+    }
+
+    /// One more user-visible handle.
+    pub(crate) fn new_handle(&self) -> TaskHandle {
+        self.shared().handles.fetch_add(1, Ordering::Relaxed);
+        TaskHandle(self.clone())
+    }
+
+    /// Whether both are the same task.
+    pub(crate) fn is(&self, task: &Task) -> bool {
+        self.0 == task.ptr()
+    }
+
+    /// Sends the hub of this task a message; does nothing if that hub is gone.
+    pub(crate) fn post(&self, message: impl FnOnce(TaskRef) -> Message) {
+        let shared = self.shared();
+        shared.home.post(shared.incarnation, message(self.clone()));
+    }
+
+    /// Interrupts from any thread.
+    pub(crate) fn interrupt(&self, payload: Payload) {
+        match self.here() {
+            Some(task) => task.interrupt(payload),
+            None => self.post(|task| Message::Interrupt(task, payload)),
+        }
+    }
+
+    /// The name of the thread that this task belongs to, for errors.
+    pub(crate) fn thread_name(&self) -> String {
+        let shared = self.shared();
+        if shared.home.incarnation() == shared.incarnation {
+            shared.home.thread_name()
+        } else {
+            "(which has exited)".to_owned()
+        }
+    }
+}
+
+impl Clone for TaskRef {
+    fn clone(&self) -> Self {
+        self.shared().retain();
+        TaskRef(self.0)
+    }
+}
+
+impl Drop for TaskRef {
+    #[inline]
+    fn drop(&mut self) {
+        let shared = self.shared();
+        // As in std's Arc: the last one must see what the others did before they let go.
+        if shared.refs.fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            // SAFETY: no reference is left, and the vtable is of this task's type.
+            unsafe { (shared.vtable.free)(self.0) };
+        }
+    }
+}
+
+impl fmt::Debug for TaskRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskRef({})", self.shared().title())
+    }
+}
+
+/// A reference that the user can see: while one exists, the task can still be reached by switch or kill.
+#[derive(Debug)]
+pub(crate) struct TaskHandle(TaskRef);
+
+impl TaskHandle {
+    #[inline]
+    pub(crate) fn task(&self) -> &TaskRef {
+        &self.0
+    }
+}
+
+impl Clone for TaskHandle {
+    fn clone(&self) -> Self {
+        self.0.new_handle()
+    }
+}
+
+impl Drop for TaskHandle {
+    #[inline]
+    fn drop(&mut self) {
+        let shared = self.0.shared();
+        if shared.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // SAFETY: the vtable is of this task's type, and the task is alive.
+            unsafe { (shared.vtable.unreferenced)(self.0.0) };
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.title())
+    }
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.state.get())
+    }
+}
+
+/// A marker for types that must stay on their thread.
+pub(crate) type NotSend = PhantomData<*mut ()>;
