@@ -17,6 +17,7 @@ mod servers;
 const HELP: &str = "\
 usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
 
+  floor --n 10000000                            ns per resume + suspend of corosensei itself
   switch --mode raw   --n 10000000              ns per switch of two coroutines
   switch --mode yield --n 10000000 --tasks 2    ns per yield_now
   spawn_join --n 100000 --batch 1000 --reps 5   ns per greenlet
@@ -72,6 +73,7 @@ fn main() {
         Err("several hubs do not share work yet: --threads 1 only".to_owned())
     } else {
         match (work.as_str(), keys.text("mode", "").as_str()) {
+            ("floor", _) => floor(&keys),
             ("switch", "raw") => switch_raw(&keys),
             ("switch", "yield") => switch_yield(&keys),
             ("switch", "chan") => Err("needs channels, which do not exist yet".to_owned()),
@@ -105,6 +107,48 @@ fn per(elapsed: Duration, n: u64) -> f64 {
 
 pub(crate) fn check(what: &str, is: u64, should: u64) -> Result<(), String> {
     if is == should { Ok(()) } else { Err(format!("{what} is {is}, not {should}")) }
+}
+
+/// A stack of corosensei's own, with a coloured top: what a hub without any bookkeeping would switch among.
+struct Coloured(corosensei::stack::DefaultStack, usize);
+
+// SAFETY: the base is lowered by less than a page, and stays aligned.
+unsafe impl corosensei::stack::Stack for Coloured {
+    fn base(&self) -> corosensei::stack::StackPointer {
+        let base = corosensei::stack::Stack::base(&self.0).get() - self.1;
+        corosensei::stack::StackPointer::new(base).expect("a stack is not at address zero")
+    }
+
+    fn limit(&self) -> corosensei::stack::StackPointer {
+        corosensei::stack::Stack::limit(&self.0)
+    }
+}
+
+fn floor(keys: &Keys) -> Outcome {
+    use corosensei::stack::DefaultStack;
+    let (n, tasks) = (keys.number("n", 10_000_000), keys.number("tasks", 1));
+    let mut coroutines: Vec<_> = (0..tasks as usize)
+        .map(|i| {
+            let stack = Coloured(DefaultStack::new(64 * 1024).expect("there is room"), i % 32 * 64);
+            corosensei::Coroutine::<(), (), (), Coloured>::with_stack(stack, |yielder, ()| {
+                loop {
+                    yielder.suspend(());
+                }
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    for _ in 0..n / tasks {
+        for coroutine in &mut coroutines {
+            black_box(coroutine.resume(()));
+        }
+    }
+    let elapsed = start.elapsed();
+    for coroutine in &mut coroutines {
+        // SAFETY: nothing on their stacks has a destructor.
+        unsafe { coroutine.force_reset() };
+    }
+    Ok((per(elapsed, n / tasks * tasks), "ns/round trip", vec![]))
 }
 
 fn switch_raw(_keys: &Keys) -> Outcome {

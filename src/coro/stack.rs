@@ -37,7 +37,7 @@ pub(crate) const MAX_SIZE: usize = 1 << 30;
 /// How much of a pooled stack's top stays committed.
 const KEEP: usize = 16 * 1024;
 /// A busy stack's pages below [`KEEP`] are given back after this many uses.
-const TRIM_EVERY: u32 = 32;
+const TRIM_EVERY: u32 = 256;
 /// 32 colours of one cache line each do as well as more, and leave half a page to the parked frames.
 const COLOURS: usize = 32;
 const CACHE_LINE: usize = 64;

@@ -409,7 +409,7 @@ pub fn current() -> Handle {
 ///
 /// A loop of these starves nobody: sockets and timers are looked at in between. Does nothing in a destructor that runs
 /// while its greenlet unwinds. May switch.
-#[inline]
+#[inline(always)]
 pub fn yield_now() {
     hub().yield_now();
 }

@@ -24,7 +24,7 @@ pub(super) fn who_runs(tell: &mut dyn FnMut(&Running<'_>)) {
     let main = low == 0;
     tell(&Running {
         guard: if main { hub.native_guard.clone() } else { low..low + page_size() },
-        size: if main { hub.native_size } else { task.local.stack_size.get() },
+        size: if main { hub.native_size } else { task.local.stack_size },
         id: task.shared.id,
         name: task.shared.name.as_deref(),
         spawned_at: (!main).then_some(task.shared.spawned_at),

@@ -20,11 +20,12 @@ impl Hub {
     /// Unwinds what is left. `false`: this is no place to do that from, leave everything as it is.
     pub(super) fn close(&self) -> bool {
         let living = self.living();
-        if !self.is_main(self.current()) || self.in_loop.get() {
+        if !self.is_main(self.current()) || self.no_waiting.get() {
             return false;
         }
         let refusals = u32::try_from(living.len()).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(PATIENCE);
         self.closing.set(Some(refusals));
+        self.no_waiting.set(true);
         // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
         // until nobody is left or it is enough.
         for _ in 0..PATIENCE {

@@ -140,8 +140,8 @@ pub(crate) struct Scope {
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Task {
-    pub(crate) shared: Shared,
     pub(crate) local: Local,
+    pub(crate) shared: Shared,
 }
 
 /// What any thread may look at.
@@ -163,47 +163,52 @@ pub(crate) struct Shared {
 }
 
 /// What only the thread of the task's hub touches.
+///
+/// In this order: what each switch touches comes first, in as few cache lines as possible.
+#[repr(C)]
 pub(crate) struct Local {
-    /// This task, with the right to the whole `TaskCell`.
-    this: NonNull<Task>,
     /// Next in the ready queue. Means something only while `state` is `Ready`.
     next: Cell<Option<NonNull<Task>>>,
+    /// This task, with the right to the whole `TaskCell`.
+    this: NonNull<Task>,
+    pub(crate) suspender: Cell<*const Suspender>,
+    /// About where the stack pointer was at the last suspension: what to fetch into the cache before the next.
+    pub(crate) frame: Cell<*const u8>,
+    /// The innermost timeout scope.
+    pub(crate) scopes: Cell<*const Scope>,
     pub(crate) state: Cell<State>,
-    /// Counts the parks: a waker of an earlier one is void.
-    pub(crate) epoch: Cell<u32>,
+    /// Whether `interrupt` holds one: a cheaper look for the hot paths.
+    pub(crate) interrupted: Cell<bool>,
     /// A wake came before the park: do not suspend.
     pub(crate) notified: Cell<bool>,
     /// The last park ended by its deadline.
     pub(crate) timed_out: Cell<bool>,
-    /// `unpark` was called and no `park` has used it up yet.
-    pub(crate) unpark_token: Cell<bool>,
-    /// While above zero, neither kill nor timeout is delivered: it stays pending.
-    pub(crate) masked: Cell<u32>,
-    /// Asked to keep count of the stack it uses.
-    pub(crate) measured: Cell<bool>,
-    /// When it was measured: the result, once it has ended.
-    pub(crate) stack_used: Cell<usize>,
-    pub(crate) stack_size: Cell<usize>,
+    /// Counts the parks: a waker of an earlier one is void.
+    pub(crate) epoch: Cell<u32>,
     /// `None` before the first run, after the end, and for the thread's own task.
     pub(crate) context: UnsafeCell<Option<Context>>,
-    pub(crate) suspender: Cell<*const Suspender>,
-    /// Start of the stack's guard page; 0 without a stack.
-    pub(crate) stack_low: Cell<usize>,
+    /// Where a switch to this task puts its message, and the message's type.
+    pub(crate) slot: Cell<(*mut (), Option<TypeId>)>,
     pub(crate) reason: Cell<Reason>,
     /// When the present park ends at the latest, or when an unstarted task is due.
     pub(crate) deadline: Cell<Nanos>,
     /// The deadline of this task's entry in the timer heap; `NEVER` if it has none. May be earlier than
     /// `deadline`: then the entry is renewed when it comes up.
     pub(crate) timer: Cell<Nanos>,
-    /// The innermost timeout scope.
-    pub(crate) scopes: Cell<*const Scope>,
     pub(crate) interrupt: Cell<Option<Interrupt>>,
-    /// Whether `interrupt` holds one: a cheaper look for the hot paths.
-    pub(crate) interrupted: Cell<bool>,
-    /// Where a switch to this task puts its message, and the message's type.
-    pub(crate) slot: Cell<(*mut (), Option<TypeId>)>,
     /// Who gets the result. `None`: the thread's own task.
     pub(crate) parent: Cell<Option<TaskHandle>>,
+    /// While above zero, neither kill nor timeout is delivered: it stays pending.
+    pub(crate) masked: Cell<u32>,
+    /// `unpark` was called and no `park` has used it up yet.
+    pub(crate) unpark_token: Cell<bool>,
+    /// Asked to keep count of the stack it uses.
+    pub(crate) measured: bool,
+    /// Start of the stack's guard page; 0 without a stack.
+    pub(crate) stack_low: Cell<usize>,
+    pub(crate) stack_size: usize,
+    /// When it was measured: the result, once it has ended.
+    pub(crate) stack_used: Cell<usize>,
     /// Neighbours in the hub's list of live tasks.
     pub(crate) live: (Cell<Option<NonNull<Task>>>, Cell<Option<NonNull<Task>>>),
 }
@@ -278,7 +283,7 @@ impl Task {
     }
 
     /// Puts a task that is not queued at the end of the ready queue.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn make_ready(&self) {
         debug_assert!(self.local.state.get() != State::Ready && self.local.state.get() != State::Dead);
         self.local.state.set(State::Ready);
@@ -403,28 +408,29 @@ impl TaskRef {
                     },
                 },
                 local: Local {
-                    this: NonNull::dangling(),
                     next: Cell::new(None),
+                    this: NonNull::dangling(),
+                    suspender: Cell::new(ptr::null()),
+                    frame: Cell::new(ptr::null()),
+                    scopes: Cell::new(ptr::null()),
                     state: Cell::new(State::Unstarted),
-                    epoch: Cell::new(0),
+                    interrupted: Cell::new(false),
                     notified: Cell::new(false),
                     timed_out: Cell::new(false),
-                    unpark_token: Cell::new(false),
-                    masked: Cell::new(0),
-                    measured: Cell::new(origin.measured),
-                    stack_used: Cell::new(0),
-                    stack_size: Cell::new(origin.stack_size),
+                    epoch: Cell::new(0),
                     context: UnsafeCell::new(None),
-                    suspender: Cell::new(ptr::null()),
-                    stack_low: Cell::new(0),
+                    slot: Cell::new((ptr::null_mut(), None)),
                     reason: Cell::new(Reason::NONE),
                     deadline: Cell::new(NEVER),
                     timer: Cell::new(NEVER),
-                    scopes: Cell::new(ptr::null()),
                     interrupt: Cell::new(None),
-                    interrupted: Cell::new(false),
-                    slot: Cell::new((ptr::null_mut(), None)),
                     parent: Cell::new(None),
+                    masked: Cell::new(0),
+                    unpark_token: Cell::new(false),
+                    measured: origin.measured,
+                    stack_low: Cell::new(0),
+                    stack_size: origin.stack_size,
+                    stack_used: Cell::new(0),
                     live: (Cell::new(None), Cell::new(None)),
                 },
             },
