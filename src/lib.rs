@@ -3,8 +3,11 @@
 
 mod blocking;
 mod coro;
+mod dns;
 mod greenlet;
 mod hub;
+mod io;
+pub mod net;
 mod sys;
 mod task;
 mod timeout;

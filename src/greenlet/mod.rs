@@ -99,7 +99,8 @@ where
     origin.id = hub.new_id();
     let task = TaskRef::new(hub.home, origin, 1, Packet::new(f, unhandled));
     // SAFETY: the one handle that the task was made with; and the body is of the type given two lines above.
-    let (handle, result) = unsafe { (task.adopt_handle(), NonNull::from(&task.body::<Packet<F, T>>().result)) };
+    let (handle, result) =
+        unsafe { (task.adopt_handle(), NonNull::from(&task.body::<Packet<F, T>>().result)) };
     {
         let task = task.here().expect("it was made for this thread");
         match not_before {

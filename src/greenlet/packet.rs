@@ -82,7 +82,9 @@ impl<T> ResultPart<T> {
     /// The caller must have the greenlet's one handle, and the greenlet must have ended.
     pub(super) unsafe fn take(&self) -> Result<T, Payload> {
         if self.bits.load(Ordering::Acquire) & DONE == 0 {
-            return Err(Box::new("the thread of this greenlet has ended, and the greenlet could not be unwound"));
+            return Err(Box::new(
+                "the thread of this greenlet has ended, and the greenlet could not be unwound",
+            ));
         }
         // SAFETY: DONE is set and DETACHED is not, so the value is the handle's, which is the caller's.
         let value = unsafe { (*self.value.get()).take() };

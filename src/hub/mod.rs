@@ -93,6 +93,8 @@ pub(crate) struct TraceRecord {
 /// One event loop, and all that its tasks share. See the module's head.
 pub(crate) struct Hub {
     pub(crate) home: &'static Home,
+    /// Tells this hub from all others that ever were.
+    pub(crate) incarnation: u64,
     /// The thread's own task.
     main: TaskRef,
     main_ptr: NonNull<Task>,
@@ -196,6 +198,7 @@ fn create() -> &'static Hub {
     let now = clock::now();
     let hub = Box::into_raw(Box::new(Hub {
         home,
+        incarnation: home.incarnation(),
         main,
         main_ptr,
         current: Cell::new(main_ptr),

@@ -23,7 +23,8 @@ impl Hub {
         if !self.is_main(self.current()) || self.no_waiting.get() {
             return false;
         }
-        let refusals = u32::try_from(living.len()).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(PATIENCE);
+        let refusals =
+            u32::try_from(living.len()).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(PATIENCE);
         self.closing.set(Some(refusals));
         self.no_waiting.set(true);
         // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
@@ -88,9 +89,10 @@ impl Hub {
         self.deadlocks.set(round);
         let living = self.living();
         let waiting = || {
-            living.iter().filter_map(|task| task.here()).filter(|task| {
-                matches!(task.local.state.get(), State::Parked | State::Switched)
-            })
+            living
+                .iter()
+                .filter_map(|task| task.here())
+                .filter(|task| matches!(task.local.state.get(), State::Parked | State::Switched))
         };
         if round > PATIENCE || waiting().next().is_none() {
             sys::abort(&format!(

@@ -20,8 +20,7 @@ pub(crate) fn reserve(len: usize) -> io::Result<NonNull<u8>> {
     // Linux reads MAP_STACK as "no huge pages here" since 6.7, and as nothing before.
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing of ours.
-    let start =
-        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }

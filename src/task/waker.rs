@@ -70,8 +70,7 @@ impl Ended {
     pub(crate) fn add(&self, waker: Waker) -> bool {
         let mut waiting = lock(&self.waiting);
         // Under the lock: `set` either sees AWAITED and finds the waker when it gets the lock, or came first.
-        let before =
-            self.state.compare_exchange(GOING_ON, AWAITED, Ordering::AcqRel, Ordering::Acquire);
+        let before = self.state.compare_exchange(GOING_ON, AWAITED, Ordering::AcqRel, Ordering::Acquire);
         if before == Err(ENDED) {
             return false;
         }

@@ -1,0 +1,25 @@
+//! std's sockets, cooperative: the same types, methods and errors as [`std::net`] and [`std::os::unix::net`], with waiting
+//! that suspends the greenlet instead of blocking the OS thread.
+//!
+//! What differs from std:
+//!
+//! - A timeout (`set_read_timeout`, …) is for the whole operation, `write_all` included, and gives `ErrorKind::TimedOut`.
+//!   std on Unix gives `WouldBlock` there, and begins anew with each piece.
+//! - One greenlet may wait to read while another waits to write. A second one in the same direction gets an error at once
+//!   ([`ConcurrentUse`]); in std it would be chance who gets the data.
+//! - [`ToSocketAddrs`] is our own, so that names are looked up off the thread; it is implemented for the same types.
+//! - `TcpListener::bind` asks for a longer queue of waiting connections (4096) than std's 128.
+//! - A descriptor that is taken over (`From<std type>`, `FromRawFd`) becomes non-blocking, which whoever shares it sees, too. Given
+//!   back with `into_raw_fd` or into a std type, it is blocking again.
+//!
+//! A socket works from whichever thread uses it: each hub that waits for it registers it. In a destructor that runs while its
+//! greenlet unwinds, operations are tried, and fail where they would have to wait. `shutdown` wakes those who wait for the socket.
+
+mod addr;
+mod descriptor;
+mod tcp;
+
+pub use self::addr::ToSocketAddrs;
+pub use self::tcp::{Incoming, TcpListener, TcpStream};
+pub use crate::io::ConcurrentUse;
+pub use std::net::Shutdown;
