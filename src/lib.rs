@@ -4,18 +4,23 @@
 mod blocking;
 mod coro;
 mod dns;
+mod generator;
 mod greenlet;
 mod hub;
 mod io;
 pub mod net;
+mod switch;
 mod sys;
 mod task;
 mod timeout;
 
 pub use crate::blocking::unblock;
+pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};
 pub use crate::greenlet::{
     Builder, Greenlet, Handle, Scope, ScopedGreenlet, current, joinall, killall, park, park_timeout, scope,
     spawn, spawn_later, yield_now,
 };
+pub use crate::hub::TraceEvent;
+pub use crate::switch::{Coroutine, ParentError, SwitchError, Tracer, set_tracer};
 pub use crate::task::GreenletExit;
 pub use crate::timeout::{Elapsed, sleep, sleep_until, timeout};

@@ -79,15 +79,17 @@ pub(crate) struct ScopeExpired {
 }
 
 /// Called after each explicit switch, in the context of the target, with how it came there and from where.
-pub(crate) type Tracer = Box<dyn FnMut(&TraceRecord)>;
+pub type Tracer = Box<dyn FnMut(TraceEvent)>;
 
-/// What a [`Tracer`] is told.
-#[derive(Debug)]
-pub(crate) struct TraceRecord {
-    /// Whether the target got a throw (or an exit), not a value.
-    pub(crate) throw: bool,
-    pub(crate) origin: TaskRef,
-    pub(crate) target: TaskRef,
+/// What a tracer is told: an explicit switch, as `greenlet.settrace` reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceEvent {
+    /// Whether the target is thrown into (`true`), or gets a value.
+    pub throw: bool,
+    /// The id of the one that control came from.
+    pub origin: u64,
+    /// The id of the one that control has come to.
+    pub target: u64,
 }
 
 /// One event loop, and all that its tasks share. See the module's head.
@@ -133,8 +135,10 @@ pub(crate) struct Hub {
     /// How often a deadlock was met where the thread's own task must not leave.
     deadlocks: Cell<u32>,
     tracer: RefCell<Option<Tracer>>,
-    /// Where the last explicit switch came from, while a tracer is set.
-    traced: Cell<Option<TraceRecord>>,
+    /// Whether there is a tracer.
+    pub(crate) traced: Cell<bool>,
+    /// The last explicit switch, until the target has told the tracer.
+    trace_event: Cell<Option<TraceEvent>>,
 }
 
 thread_local! {
@@ -222,7 +226,8 @@ fn create() -> &'static Hub {
         closing: Cell::new(None),
         deadlocks: Cell::new(0),
         tracer: RefCell::default(),
-        traced: Cell::new(None),
+        traced: Cell::new(false),
+        trace_event: Cell::new(None),
     }));
     HUB.set(hub);
     hub_main(hub).local.state.set(State::Running);
@@ -388,7 +393,7 @@ impl Hub {
                 Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
                 Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
                 Message::Unpark(task) => on(&task, Task::unpark),
-                Message::Unreferenced(task) => on(&task, |task| self.unwind_unreferenced(task)),
+                Message::Unreferenced(task) => task.unreferenced(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
             }
         }
@@ -844,15 +849,6 @@ impl Hub {
         Ok(Wake::Notified)
     }
 
-    /// The last handle of `task` was dropped where it could not be unwound (on another thread).
-    fn unwind_unreferenced(&self, task: &Task) {
-        if task.shared.handles.load(Ordering::Acquire) == 0
-            && matches!(task.local.state.get(), State::Switched | State::Unstarted)
-        {
-            self.unwind_now(task);
-        }
-    }
-
     /// How much stack the task has used at most, if it was asked to keep count.
     pub(crate) fn stack_used(&self, task: &Task) -> Option<usize> {
         let local = &task.local;
@@ -874,35 +870,42 @@ impl Hub {
 
     /// Sets the function that is told of explicit switches; gives back the one before.
     pub(crate) fn set_tracer(&self, tracer: Option<Tracer>) -> Option<Tracer> {
+        self.traced.set(tracer.is_some());
+        self.trace_event.set(None);
         self.tracer.replace(tracer)
     }
 
-    #[inline]
-    pub(crate) fn is_traced(&self) -> bool {
-        self.tracer.try_borrow().is_ok_and(|tracer| tracer.is_some())
+    /// Notes an explicit switch, for the target to tell the tracer.
+    #[cold]
+    pub(crate) fn note_switch(&self, event: TraceEvent) {
+        self.trace_event.set(Some(event));
     }
 
-    /// Notes an explicit switch, for the tracer.
-    pub(crate) fn note_switch(&self, record: TraceRecord) {
-        self.traced.set(Some(record));
-    }
-
-    /// Tells the tracer of the switch that led here, on the target's side.
+    /// Tells the tracer of the switch that led here.
     ///
     /// A tracer that panics is removed, and the panic goes on in the target.
+    #[cold]
     pub(crate) fn tell_tracer(&self) {
-        let Some(record) = self.traced.take() else { return };
+        let Some(event) = self.trace_event.take() else { return };
         // Taken out meanwhile: it may switch itself, and is not told of that.
         let Some(mut tracer) = self.tracer.take() else { return };
-        match unwind::catch(|| tracer(&record)) {
+        match unwind::catch(|| tracer(event)) {
             Ok(()) => {
                 let mut slot = self.tracer.borrow_mut();
-                if slot.is_none() {
+                if slot.is_none() && self.traced.get() {
                     *slot = Some(tracer);
                 }
             }
-            Err(payload) => unwind::raise(payload),
+            Err(payload) => {
+                self.traced.set(false);
+                unwind::raise(payload)
+            }
         }
+    }
+
+    /// Whether the thread is ending and this hub unwinds what is left.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get().is_some()
     }
 
     /// From now on this hub's time stands still while anything is ready, and jumps to the next deadline when nothing is.

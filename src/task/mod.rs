@@ -136,6 +136,36 @@ pub(crate) struct Scope {
     pub(crate) outer: *const Scope,
 }
 
+/// A place for a message: a `Cell<Option<M>>` on the stack of the task that waits for it, or in the body of one that has not
+/// started. Only `switch` looks inside, after comparing the types.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    pub(crate) place: NonNull<()>,
+    pub(crate) message: &'static TypeInfo,
+}
+
+/// What a type is, and is called.
+#[derive(Debug)]
+pub(crate) struct TypeInfo {
+    id: TypeId,
+    name: fn() -> &'static str,
+}
+
+impl TypeInfo {
+    pub(crate) fn of<M: 'static>() -> &'static TypeInfo {
+        const { &TypeInfo { id: TypeId::of::<M>(), name: std::any::type_name::<M> } }
+    }
+
+    #[inline]
+    pub(crate) fn is(&self, other: &TypeInfo) -> bool {
+        ptr::eq(self, other) || self.id == other.id
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        (self.name)()
+    }
+}
+
 /// The control block. See the module's head for the two halves.
 #[repr(C)]
 #[derive(Debug)]
@@ -187,8 +217,8 @@ pub(crate) struct Local {
     pub(crate) epoch: Cell<u32>,
     /// `None` before the first run, after the end, and for the thread's own task.
     pub(crate) context: UnsafeCell<Option<Context>>,
-    /// Where a switch to this task puts its message, and the message's type.
-    pub(crate) slot: Cell<(*mut (), Option<TypeId>)>,
+    /// Where a switch to this task puts its message, while it waits for one.
+    pub(crate) slot: Cell<Option<Slot>>,
     pub(crate) reason: Cell<Reason>,
     /// When the present park ends at the latest, or when an unstarted task is due.
     pub(crate) deadline: Cell<Nanos>,
@@ -198,6 +228,8 @@ pub(crate) struct Local {
     pub(crate) interrupt: Cell<Option<Interrupt>>,
     /// Who gets the result. `None`: the thread's own task.
     pub(crate) parent: Cell<Option<TaskHandle>>,
+    /// It is unwound because nobody could switch to it any more: nobody gets its result.
+    pub(crate) unwanted: Cell<bool>,
     /// While above zero, neither kill nor timeout is delivered: it stays pending.
     pub(crate) masked: Cell<u32>,
     /// `unpark` was called and no `park` has used it up yet.
@@ -229,7 +261,8 @@ pub(crate) trait Body {
     /// Must not unwind.
     fn run(&self, task: &Task, start: Result<(), Payload>);
 
-    /// The last user-visible handle is gone. Called on the thread that dropped it.
+    /// The last user-visible handle is gone. Called on the thread that dropped it, and again on the task's own if it sends itself
+    /// [`Message::Unreferenced`].
     fn unreferenced(_task: &TaskRef) {}
 }
 
@@ -419,12 +452,13 @@ impl TaskRef {
                     timed_out: Cell::new(false),
                     epoch: Cell::new(0),
                     context: UnsafeCell::new(None),
-                    slot: Cell::new((ptr::null_mut(), None)),
+                    slot: Cell::new(None),
                     reason: Cell::new(Reason::NONE),
                     deadline: Cell::new(NEVER),
                     timer: Cell::new(NEVER),
                     interrupt: Cell::new(None),
                     parent: Cell::new(None),
+                    unwanted: Cell::new(false),
                     masked: Cell::new(0),
                     unpark_token: Cell::new(false),
                     measured: origin.measured,
@@ -532,6 +566,12 @@ impl TaskRef {
         shared.home.post(shared.incarnation, message(self.clone()));
     }
 
+    /// Does what is due when the last handle of the task is gone.
+    pub(crate) fn unreferenced(&self) {
+        // SAFETY: the vtable is of this task's type, and the task is alive.
+        unsafe { (self.shared().vtable.unreferenced)(self.0) }
+    }
+
     /// Interrupts from any thread.
     pub(crate) fn interrupt(&self, payload: Payload) {
         match self.here() {
@@ -599,8 +639,7 @@ impl Drop for TaskHandle {
     fn drop(&mut self) {
         let shared = self.0.shared();
         if shared.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // SAFETY: the vtable is of this task's type, and the task is alive.
-            unsafe { (shared.vtable.unreferenced)(self.0.0) };
+            self.0.unreferenced();
         }
     }
 }
