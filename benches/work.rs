@@ -10,7 +10,7 @@ use std::process::exit;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use switchgrass::{joinall, sleep, spawn, timeout, yield_now};
+use switchgrass::{Coroutine, joinall, sleep, spawn, timeout, yield_now};
 
 mod servers;
 
@@ -151,8 +151,40 @@ fn floor(keys: &Keys) -> Outcome {
     Ok((per(elapsed, n / tasks * tasks), "ns/round trip", vec![]))
 }
 
-fn switch_raw(_keys: &Keys) -> Outcome {
-    Err("later".into())
+fn switch_raw(keys: &Keys) -> Outcome {
+    let n = keys.number("n", 10_000_000) / 2;
+    let pong = Coroutine::new(|mut got: u64| {
+        let main = Coroutine::main();
+        let ping = main.switch(got).and_then(|_| Ok(PING.take().expect("it was put there"))).expect("main is there");
+        let mut sum = 0;
+        for i in 0.. {
+            sum += got;
+            got = match ping.switch(i) {
+                Ok(got) => got,
+                Err(_) => break,
+            };
+        }
+        sum
+    });
+    pong.switch(0).map_err(|e| e.to_string())?;
+    let target = pong.clone();
+    let ping = Coroutine::new(move |_| {
+        let mut sum = 0;
+        for i in 0..n {
+            sum += target.switch(i).expect("it is there");
+        }
+        sum
+    });
+    PING.set(Some(ping.clone()));
+    let start = Instant::now();
+    let sum = ping.switch(0).map_err(|e| e.to_string())?;
+    let elapsed = start.elapsed();
+    check("sum", sum, n * (n - 1) / 2)?;
+    Ok((per(elapsed, n * 2), "ns/switch", vec![]))
+}
+
+thread_local! {
+    static PING: Cell<Option<Coroutine<u64>>> = const { Cell::new(None) };
 }
 
 fn switch_yield(keys: &Keys) -> Outcome {

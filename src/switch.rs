@@ -242,13 +242,13 @@ impl<M: 'static> Coroutine<M> {
     #[inline(always)]
     pub fn switch(&self, message: M) -> Result<M, SwitchError<M>> {
         let hub = hub();
-        let Some(task) = self.handle.task().here() else { return Err(self.other_thread(message)) };
         // The common case: it is suspended, or about to start, with a slot for an M.
-        if let (State::Switched | State::Unstarted, Some(slot)) =
-            (task.local.state.get(), task.local.slot.get())
-        {
-            if slot.message.is(TypeInfo::of::<M>()) && !std::thread::panicking() && !hub.traced.get() {
-                return Self::switch_checked(hub, task, slot, message);
+        if let Some(target) = hub.local(self.handle.task()) {
+            let (state, slot) = (target.local.state.get(), target.local.slot.get());
+            if let (State::Switched | State::Unstarted, Some(slot)) = (state, slot) {
+                if slot.message.is(TypeInfo::of::<M>()) && hub.may_switch_fast() {
+                    return Self::switch_checked(hub, target, slot, message);
+                }
             }
         }
         self.switch_slow(hub, message)
@@ -270,7 +270,7 @@ impl<M: 'static> Coroutine<M> {
         let place = NonNull::from(&answer).cast();
         current.local.slot.set(Some(Slot { place, message: TypeInfo::of::<M>() }));
         let open = OpenSlot(current);
-        if current.shared.handles.load(Ordering::Relaxed) == 0 && current.shared.kind == Kind::Coroutine {
+        if current.local.orphaned.get() {
             Self::leave_for_good(hub, current, target);
         }
         hub.switch_to(target);
@@ -284,6 +284,11 @@ impl<M: 'static> Coroutine<M> {
     /// Nobody has a handle to the current coroutine, so nobody can switch back: it ends here, after the message is on its way.
     #[cold]
     fn leave_for_good(hub: &Hub, current: &Task, target: &Task) {
+        current.local.orphaned.set(false);
+        if current.shared.handles.load(Ordering::Acquire) > 0 {
+            // A new one was made meanwhile.
+            return;
+        }
         hub.run_next(target);
         current.local.unwanted.set(true);
         unwind::raise(Box::new(GreenletExit));
@@ -567,9 +572,15 @@ impl<M: 'static> Body for CoroutineBody<M> {
         if task.shared().handles.load(Ordering::Acquire) > 0 {
             return;
         }
-        if matches!(local.local.state.get(), State::Switched | State::Unstarted) && unwind::CAN_UNWIND {
+        if !unwind::CAN_UNWIND {
+            return;
+        }
+        if matches!(local.local.state.get(), State::Switched | State::Unstarted) {
             local.local.unwanted.set(true);
             hub().unwind_now(local);
+        } else {
+            // It runs, or waits for something that will wake it. It is looked at when it switches away.
+            local.local.orphaned.set(true);
         }
     }
 }

@@ -137,6 +137,8 @@ pub(crate) struct Hub {
     tracer: RefCell<Option<Tracer>>,
     /// Whether there is a tracer.
     pub(crate) traced: Cell<bool>,
+    /// Whether an explicit switch has to look closer: there is a tracer, or nothing may wait.
+    special: Cell<bool>,
     /// The last explicit switch, until the target has told the tracer.
     trace_event: Cell<Option<TraceEvent>>,
 }
@@ -227,6 +229,7 @@ fn create() -> &'static Hub {
         deadlocks: Cell::new(0),
         tracer: RefCell::default(),
         traced: Cell::new(false),
+        special: Cell::new(false),
         trace_event: Cell::new(None),
     }));
     HUB.set(hub);
@@ -299,6 +302,19 @@ impl Hub {
         let result = f();
         self.no_waiting.set(self.closing.get().is_some());
         result
+    }
+
+    /// Whether the current task may switch explicitly, and nobody else has a say in it.
+    #[inline(always)]
+    pub(crate) fn may_switch_fast(&self) -> bool {
+        !self.special.get() && !std::thread::panicking()
+    }
+
+    /// A task of this hub, by a reference to it.
+    #[inline(always)]
+    pub(crate) fn local<'a>(&self, task: &'a TaskRef) -> Option<&'a Task> {
+        // SAFETY: a Hub is reached from its own thread only (it is neither Send nor Sync).
+        unsafe { task.of_hub(self.incarnation) }
     }
 
     /// Counts a resumption. `false`: look at I/O and timers first.
@@ -871,6 +887,7 @@ impl Hub {
     /// Sets the function that is told of explicit switches; gives back the one before.
     pub(crate) fn set_tracer(&self, tracer: Option<Tracer>) -> Option<Tracer> {
         self.traced.set(tracer.is_some());
+        self.special.set(tracer.is_some() || self.is_closing());
         self.trace_event.set(None);
         self.tracer.replace(tracer)
     }
@@ -898,6 +915,7 @@ impl Hub {
             }
             Err(payload) => {
                 self.traced.set(false);
+                self.special.set(self.is_closing());
                 unwind::raise(payload)
             }
         }

@@ -27,6 +27,7 @@ impl Hub {
             u32::try_from(living.len()).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(PATIENCE);
         self.closing.set(Some(refusals));
         self.no_waiting.set(true);
+        self.special.set(true);
         // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
         // until nobody is left or it is enough.
         for _ in 0..PATIENCE {

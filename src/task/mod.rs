@@ -213,6 +213,8 @@ pub(crate) struct Local {
     pub(crate) notified: Cell<bool>,
     /// The last park ended by its deadline.
     pub(crate) timed_out: Cell<bool>,
+    /// The last handle of this coroutine was dropped while it was running.
+    pub(crate) orphaned: Cell<bool>,
     /// Counts the parks: a waker of an earlier one is void.
     pub(crate) epoch: Cell<u32>,
     /// `None` before the first run, after the end, and for the thread's own task.
@@ -450,6 +452,7 @@ impl TaskRef {
                     interrupted: Cell::new(false),
                     notified: Cell::new(false),
                     timed_out: Cell::new(false),
+                    orphaned: Cell::new(false),
                     epoch: Cell::new(0),
                     context: UnsafeCell::new(None),
                     slot: Cell::new(None),
@@ -512,6 +515,17 @@ impl TaskRef {
             }
             _ => None,
         }
+    }
+
+    /// The task itself, if it is of the hub with that number.
+    ///
+    /// # Safety
+    ///
+    /// This must be the thread of that hub.
+    #[inline(always)]
+    pub(crate) unsafe fn of_hub(&self, incarnation: u64) -> Option<&Task> {
+        // SAFETY: kept alive by self; if the number is the same, this is its owner's thread.
+        (self.shared().incarnation == incarnation).then(|| unsafe { self.0.as_ref() })
     }
 
     /// The typed part.
