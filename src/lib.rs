@@ -7,6 +7,8 @@ mod greenlet;
 mod hub;
 mod sys;
 mod task;
+#[doc(hidden)]
+pub mod testing;
 mod timeout;
 
 pub use crate::blocking::unblock;
