@@ -280,7 +280,11 @@ impl Hub {
                 self.read_mail();
                 waited
             });
-            waited?;
+            if let Err(deadlock) = waited {
+                // The thread's own task goes on, with the error.
+                self.current.set(self.main_ptr);
+                return Err(deadlock);
+            }
         }
     }
 
