@@ -12,6 +12,8 @@ pub mod net;
 mod switch;
 mod sys;
 mod task;
+#[doc(hidden)]
+pub mod testing;
 mod timeout;
 
 pub use crate::blocking::unblock;

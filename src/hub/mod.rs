@@ -16,7 +16,7 @@ mod report;
 mod shutdown;
 mod timers;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -291,7 +291,11 @@ impl Hub {
                 self.read_mail();
                 waited
             });
-            waited?;
+            if let Err(deadlock) = waited {
+                // The thread's own task goes on, with the error.
+                self.current.set(self.main_ptr);
+                return Err(deadlock);
+            }
         }
     }
 
@@ -352,6 +356,8 @@ impl Hub {
             Some(deadline) => Some(Duration::from_nanos(deadline.saturating_sub(self.read_clock()))),
             None if self.outside_waits.get() > 0 => None,
             None if self.another_thread_may_wake_us() => Some(LONELY_CHECK),
+            // Whoever could have woken us may have done so just now, and gone.
+            None if self.home.has_mail() => return Ok(()),
             None => return Err(Deadlock),
         };
         if timeout == Some(Duration::ZERO) {
@@ -365,6 +371,8 @@ impl Hub {
         if self.virtual_now.get().is_some() && self.jump_to_next_deadline() {
             return Ok(());
         }
+        // First, for who finds the hub asleep must find the alarm set.
+        drop(self.poller());
         if self.home.fall_asleep() {
             self.poll(timeout);
             self.home.wake_up();
@@ -373,14 +381,18 @@ impl Hub {
     }
 
     fn poll(&self, timeout: Option<Duration>) {
-        let mut slot = self.poller.borrow_mut();
-        let poller = self.open_poller(&mut slot).unwrap_or_else(|error| {
-            // Without its poller the hub can neither wait nor be woken; nobody could handle that.
-            sys::abort(&format!("cannot wait for events: {error} (each thread that waits needs two descriptors: see `ulimit -n`)"))
-        });
-        if let Err(error) = poller.poll(timeout) {
+        if let Err(error) = self.poller().poll(timeout) {
             sys::abort(&format!("waiting for events failed: {error}"));
         }
+    }
+
+    fn poller(&self) -> RefMut<'_, Poller> {
+        RefMut::map(self.poller.borrow_mut(), |slot| {
+            self.open_poller(slot).unwrap_or_else(|error| {
+                // Without its poller the hub can neither wait nor be woken; nobody could handle that.
+                sys::abort(&format!("cannot wait for events: {error} (each thread that waits needs two descriptors: see `ulimit -n`)"))
+            })
+        })
     }
 
     fn open_poller<'a>(&self, slot: &'a mut Option<Poller>) -> io::Result<&'a mut Poller> {
