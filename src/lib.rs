@@ -1,5 +1,61 @@
-//! switchgrass
+//! Stackful green threads: greenlet's `switch()`, gevent's `spawn`, `joinall` and hub, std's types.
+//!
+//! Write plain blocking code, and run thousands of it at once on one OS thread. No `async`, no `Send` bounds,
+//! no runtime to set up:
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use switchgrass::net::{TcpListener, TcpStream};
+//! use switchgrass::spawn;
+//!
+//! let listener = TcpListener::bind("127.0.0.1:0")?;
+//! let addr = listener.local_addr()?;
+//! let server = spawn(move || {
+//!     let (mut stream, _) = listener.accept()?;       // waits: the others run
+//!     std::io::copy(&mut stream.try_clone()?, &mut stream)
+//! });
+//! let mut client = TcpStream::connect(addr)?;         // main waits, too: the hub runs right here
+//! client.write_all(b"hello")?;
+//! client.shutdown(std::net::Shutdown::Write)?;
+//! let mut answer = String::new();
+//! client.read_to_string(&mut answer)?;
+//! assert_eq!(answer, "hello");
+//! assert_eq!(server.join().unwrap()?, 5);
+//! # std::io::Result::Ok(())
+//! ```
+//!
+//! # What there is
+//!
+//! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`sleep`], [`timeout`], [`scope()`] for those that
+//!   borrow, [`unblock`] for work that can only block.
+//! - **Sockets**: [`net`], with std's types and methods; [`server::StreamServer`].
+//! - **Explicit switching**: [`Coroutine`] and [`Generator`].
+//!
+//! # How it works
+//!
+//! Each OS thread that waits for something has a *hub*, an event loop on mio, which is made when it is first needed. A greenlet has a stack of
+//! its own (256 KiB of address space; memory for what it touches) and stays on its thread. A call that would block suspends the
+//! greenlet, and the hub resumes whoever is ready, in turn. When the thread's own code waits, the loop runs right there. ARCHITECTURE.md in
+//! the repository tells more.
+//!
+//! # What to know
+//!
+//! - A computation that never waits holds up all greenlets of its thread; [`yield_now`] lets the others run, [`unblock`] moves the work away.
+//! - So does a call that blocks the OS thread itself, like `std::thread::sleep` or `std::net`.
+//! - A `RefCell` borrowed, or a std mutex locked, across a call that may switch is seen so by the other greenlets. A std mutex that a second greenlet of the
+//!   same thread waits for never becomes free.
+//! - `thread_local!` values are shared by the greenlets of a thread. Code that sets one for the time of a call into your code (scoped
+//!   thread-locals) may find another greenlet's value there.
+//! - Kill and timeout unwind, as a panic does; `catch_unwind` sees them. In a destructor that runs during unwinding nothing can be
+//!   switched, so a call that would wait fails there.
+//! - A panic of a greenlet is its result; the others go on.
+//!
+//! # Platforms
+//!
+//! Linux on x86-64 is what is run and tested. Linux on aarch64 and the other Unixes that mio knows should build.
+
 #![deny(unsafe_code)]
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod blocking;
 mod coro;
@@ -26,3 +82,8 @@ pub use crate::hub::TraceEvent;
 pub use crate::switch::{Coroutine, ParentError, SwitchError, Tracer, set_tracer};
 pub use crate::task::GreenletExit;
 pub use crate::timeout::{Elapsed, sleep, sleep_until, timeout};
+
+/// The code in the README compiles, and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -5,6 +5,8 @@
 //! [`GreenletExit`] anew. Whoever catches that again and again is given up: its stack stays as it is, unseen,
 //! and its memory is not used again.
 //!
+//! Under `panic = "abort"` nothing can be unwound, and everything is given up as it is.
+//!
 //! If the process exits from within a greenlet (`std::process::exit`), the thread-locals are destroyed on the greenlet's own
 //! stack. Nothing can be unwound then, and nothing is.
 
@@ -30,7 +32,8 @@ impl Hub {
         self.special.set(true);
         // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
         // until nobody is left or it is enough.
-        for _ in 0..PATIENCE {
+        let rounds = if unwind::CAN_UNWIND { PATIENCE } else { 0 };
+        for _ in 0..rounds {
             let living = self.living();
             for task in living.iter().rev().filter_map(|task| task.here()) {
                 task.interrupt(Box::new(GreenletExit));
