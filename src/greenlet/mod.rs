@@ -7,8 +7,10 @@ mod scope;
 
 use std::fmt;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::coro::stack;
@@ -48,7 +50,7 @@ where
     T: 'static,
 {
     // SAFETY: `f` and its result borrow nothing.
-    unsafe { launch(Origin::here(), None, f, std::ptr::null()) }
+    unsafe { launch(Origin::here(), None, f, ptr::null()) }
 }
 
 /// Like [`spawn`], but `f` starts no sooner than after `delay`. Killed before that, it never runs.
@@ -62,7 +64,7 @@ where
 {
     let deadline = hub().deadline(delay);
     // SAFETY: `f` and its result borrow nothing.
-    unsafe { launch(Origin::here(), Some(deadline), f, std::ptr::null()) }
+    unsafe { launch(Origin::here(), Some(deadline), f, ptr::null()) }
 }
 
 impl Origin {
@@ -168,7 +170,7 @@ impl Builder {
     {
         let origin = self.origin(Location::caller())?;
         // SAFETY: `f` and its result borrow nothing.
-        Ok(unsafe { launch(origin, None, f, std::ptr::null()) })
+        Ok(unsafe { launch(origin, None, f, ptr::null()) })
     }
 
     /// Spawns a greenlet of `scope`, which may borrow what the scope may; see [`scope()`].
@@ -234,16 +236,33 @@ impl<T> Greenlet<T> {
     /// On a thread's main stack, if the greenlet can never end since nothing is left that could make anything go on. The message
     /// tells who waits for what.
     pub fn join(self) -> Result<T, Payload> {
-        // While this waits, nobody else can have the handle: it was given up to us.
-        let task = self.handle.task().clone();
-        task.shared().handles.fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
-        let private = Private(&task);
-        let waited = wait_for(&task, NEVER);
-        drop(private);
-        match waited {
-            // SAFETY: the greenlet has ended, and `self` is the only one who may take the result.
-            Some(_) => unsafe { self.result.as_ref().take() },
-            None => Err(Box::new("this greenlet is unwinding and cannot wait for another one to end")),
+        if !self.is_ready() && !self.wait_privately() {
+            return Err(Box::new("this greenlet is unwinding and cannot wait for another one to end"));
+        }
+        // SAFETY: the greenlet has ended, and `self` is its one handle.
+        unsafe { self.into_result() }
+    }
+
+    /// Waits for the end as one who has the only way to reach the greenlet: `self` was given up to us. `false`: it unwinds, and cannot.
+    #[inline(never)]
+    fn wait_privately(&self) -> bool {
+        let task = self.handle.task();
+        let _private = Private::new(task);
+        wait_for(task, NEVER).is_some()
+    }
+
+    /// # Safety
+    ///
+    /// The greenlet must have ended, and `self` must come from `spawn` or the like: there is one of it.
+    #[inline]
+    unsafe fn into_result(self) -> Result<T, Payload> {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: the caller's promise; the task, and with it the result part, is alive as long as `handle`. `this` is not
+        // dropped, so the handle is moved out once.
+        unsafe {
+            let result = this.result.as_ref().take();
+            TaskRef::forget_handle(ptr::read(&raw const this.handle));
+            result
         }
     }
 
@@ -255,7 +274,7 @@ impl<T> Greenlet<T> {
     pub fn join_timeout(self, duration: Duration) -> Result<Result<T, Payload>, Self> {
         match wait_for(self.handle.task(), hub().deadline(duration)) {
             // SAFETY: as in `join`.
-            Some(Wake::Notified) => Ok(unsafe { self.result.as_ref().take() }),
+            Some(Wake::Notified) => Ok(unsafe { self.into_result() }),
             _ => Err(self),
         }
     }
@@ -315,9 +334,16 @@ impl<T> Greenlet<T> {
 /// While it exists, the joined greenlet counts one handle less.
 struct Private<'a>(&'a TaskRef);
 
+impl<'a> Private<'a> {
+    fn new(task: &'a TaskRef) -> Self {
+        task.shared().handles.fetch_sub(1, Ordering::AcqRel);
+        Private(task)
+    }
+}
+
 impl Drop for Private<'_> {
     fn drop(&mut self) {
-        self.0.shared().handles.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        self.0.shared().handles.fetch_add(1, Ordering::AcqRel);
     }
 }
 

@@ -15,12 +15,14 @@
 //! All four accesses are sequentially consistent. If the sender's 3 misses `sleeping`, it came before the
 //! hub's 1, so the hub's 2 comes after the sender's 2 and sees the message.
 
+use std::alloc::Layout;
 use std::cell::Cell;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::cells::{self, Cells};
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
 
@@ -53,6 +55,8 @@ pub(crate) enum Message {
 pub(crate) struct Home {
     /// Owner's thread only.
     ready: ReadyQueue,
+    /// Owner's thread only.
+    cells: Cells,
     /// Which hub lives here; 0: none.
     incarnation: AtomicU64,
     inbox: Mutex<Vec<Message>>,
@@ -65,8 +69,9 @@ pub(crate) struct Home {
     thread_name: Mutex<String>,
 }
 
-// SAFETY: `ready` is touched by the owner's thread only: `ready()` is called by code that holds a `&Task` or
-// is the hub, both of which stay on that thread. All other fields are Sync.
+// SAFETY: `ready` and `cells` are touched by the owner's thread only: `ready()` is called by code that holds a `&Task` or
+// is the hub, both of which stay on that thread; `cells()` when a task is made, which is there, too, or by `free_cell`,
+// which asks first. All other fields are Sync.
 unsafe impl Sync for Home {}
 // SAFETY: a Home is only ever shared (`&'static`); the queue in it moves with nobody.
 unsafe impl Send for Home {}
@@ -80,6 +85,7 @@ impl Home {
         let home = lock(&EMPTY_HOMES).pop().unwrap_or_else(|| {
             Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
+                cells: Cells::new(),
                 incarnation: AtomicU64::new(0),
                 inbox: Mutex::default(),
                 pending: AtomicBool::new(false),
@@ -108,6 +114,7 @@ impl Home {
         };
         drop(left);
         self.ready.clear();
+        self.cells.clear();
         self.pending.store(false, Ordering::SeqCst);
         self.sleeping.store(false, Ordering::SeqCst);
         *lock(&self.alarm) = None;
@@ -122,6 +129,11 @@ impl Home {
     #[inline]
     pub(crate) fn ready(&self) -> &ReadyQueue {
         &self.ready
+    }
+
+    #[inline]
+    pub(super) fn cells(&self) -> &Cells {
+        &self.cells
     }
 
     pub(crate) fn thread_name(&self) -> String {
@@ -177,6 +189,21 @@ impl Home {
     /// Sets what wakes the poller.
     pub(crate) fn set_alarm(&self, alarm: mio::Waker) {
         *lock(&self.alarm) = Some(alarm);
+    }
+}
+
+/// Gives back the memory of a task, from any thread.
+///
+/// # Safety
+///
+/// As for [`Cells::free`].
+#[inline]
+pub(super) unsafe fn free_cell(home: &'static Home, cell: NonNull<u8>, layout: Layout) {
+    match here() {
+        // SAFETY: the caller's promise; and this is the owner's thread.
+        Some(own) if std::ptr::eq(own, home) => unsafe { home.cells.free(cell, layout) },
+        // SAFETY: the caller's promise.
+        _ => unsafe { cells::free(cell, layout) },
     }
 }
 

@@ -17,16 +17,18 @@
 
 #![allow(unsafe_code)]
 
+mod cells;
 mod home;
 mod waker;
 
+use std::alloc::Layout;
 use std::any::TypeId;
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
@@ -422,62 +424,59 @@ impl TaskRef {
     /// A new task of this thread's `home`, not queued. The reference returned is the hub's own; `handles`
     /// says how many user-visible ones will be made with [`TaskRef::adopt_handle`].
     pub(crate) fn new<B: Body>(home: &'static Home, origin: Origin, handles: usize, body: B) -> TaskRef {
-        let cell = Box::into_raw(Box::new(TaskCell {
-            task: Task {
-                shared: Shared {
-                    refs: AtomicUsize::new(1 + handles),
-                    handles: AtomicUsize::new(handles),
-                    home,
-                    incarnation: home.incarnation(),
-                    id: origin.id,
-                    kind: origin.kind,
-                    name: origin.name,
-                    spawned_at: origin.spawned_at,
-                    ended: Ended::new(),
-                    vtable: const {
-                        &VTable {
-                            run: Self::run_as::<B>,
-                            unreferenced: Self::unreferenced_as::<B>,
-                            free: Self::free_as::<B>,
-                        }
-                    },
-                },
-                local: Local {
-                    next: Cell::new(None),
-                    this: NonNull::dangling(),
-                    suspender: Cell::new(ptr::null()),
-                    frame: Cell::new(ptr::null()),
-                    scopes: Cell::new(ptr::null()),
-                    state: Cell::new(State::Unstarted),
-                    interrupted: Cell::new(false),
-                    notified: Cell::new(false),
-                    timed_out: Cell::new(false),
-                    orphaned: Cell::new(false),
-                    epoch: Cell::new(0),
-                    context: UnsafeCell::new(None),
-                    slot: Cell::new(None),
-                    reason: Cell::new(Reason::NONE),
-                    deadline: Cell::new(NEVER),
-                    timer: Cell::new(NEVER),
-                    interrupt: Cell::new(None),
-                    parent: Cell::new(None),
-                    unwanted: Cell::new(false),
-                    masked: Cell::new(0),
-                    unpark_token: Cell::new(false),
-                    measured: origin.measured,
-                    stack_low: Cell::new(0),
-                    stack_size: origin.stack_size,
-                    stack_used: Cell::new(0),
-                    live: (Cell::new(None), Cell::new(None)),
-                },
-            },
-            body,
-        }));
-        // SAFETY: `cell` was just allocated, and nobody else knows it. `task` is its first field (repr(C)),
-        // so a pointer to the cell is one to the task, with the right to the whole.
+        let layout = Layout::new::<TaskCell<B>>();
+        let cell = home.cells().allocate(layout).cast::<TaskCell<B>>().as_ptr();
+        // SAFETY: `cell` has the layout of what is written to it, and nobody else knows it. `task` is its first field
+        // (repr(C)), so a pointer to the cell is one to the task, with the right to the whole.
         unsafe {
             let this = NonNull::new_unchecked(cell.cast::<Task>());
-            (*cell).task.local.this = this;
+            (&raw mut (*cell).task.local).write(Local {
+                next: Cell::new(None),
+                this,
+                suspender: Cell::new(ptr::null()),
+                frame: Cell::new(ptr::null()),
+                scopes: Cell::new(ptr::null()),
+                state: Cell::new(State::Unstarted),
+                interrupted: Cell::new(false),
+                notified: Cell::new(false),
+                timed_out: Cell::new(false),
+                orphaned: Cell::new(false),
+                epoch: Cell::new(0),
+                context: UnsafeCell::new(None),
+                slot: Cell::new(None),
+                reason: Cell::new(Reason::NONE),
+                deadline: Cell::new(NEVER),
+                timer: Cell::new(NEVER),
+                interrupt: Cell::new(None),
+                parent: Cell::new(None),
+                unwanted: Cell::new(false),
+                masked: Cell::new(0),
+                unpark_token: Cell::new(false),
+                measured: origin.measured,
+                stack_low: Cell::new(0),
+                stack_size: origin.stack_size,
+                stack_used: Cell::new(0),
+                live: (Cell::new(None), Cell::new(None)),
+            });
+            (&raw mut (*cell).task.shared).write(Shared {
+                refs: AtomicUsize::new(1 + handles),
+                handles: AtomicUsize::new(handles),
+                home,
+                incarnation: home.incarnation(),
+                id: origin.id,
+                kind: origin.kind,
+                name: origin.name,
+                spawned_at: origin.spawned_at,
+                ended: Ended::new(),
+                vtable: const {
+                    &VTable {
+                        run: Self::run_as::<B>,
+                        unreferenced: Self::unreferenced_as::<B>,
+                        free: Self::free_as::<B>,
+                    }
+                },
+            });
+            (&raw mut (*cell).body).write(body);
             TaskRef(this)
         }
     }
@@ -494,8 +493,15 @@ impl TaskRef {
     }
 
     unsafe fn free_as<B: Body>(task: NonNull<Task>) {
+        let cell = task.cast::<TaskCell<B>>();
         // SAFETY: as in `run_as`; this was the last reference.
-        drop(unsafe { Box::from_raw(task.cast::<TaskCell<B>>().as_ptr()) });
+        let home = unsafe {
+            let home = cell.as_ref().task.shared.home;
+            cell.drop_in_place();
+            home
+        };
+        // SAFETY: the memory came from a home's cells, or the allocator, with this layout, and is empty now.
+        unsafe { home::free_cell(home, cell.cast(), Layout::new::<TaskCell<B>>()) };
     }
 
     #[inline]
@@ -563,6 +569,13 @@ impl TaskRef {
         TaskHandle(TaskRef(self.0))
     }
 
+    /// Gives back a handle of a task that has ended, for which their number means nothing any more.
+    pub(crate) fn forget_handle(handle: TaskHandle) {
+        debug_assert!(handle.0.shared().ended.is_set());
+        let handle = std::mem::ManuallyDrop::new(handle);
+        drop(TaskRef(handle.0.0));
+    }
+
     /// One more user-visible handle.
     pub(crate) fn new_handle(&self) -> TaskHandle {
         self.shared().handles.fetch_add(1, Ordering::Relaxed);
@@ -616,9 +629,10 @@ impl Drop for TaskRef {
     #[inline]
     fn drop(&mut self) {
         let shared = self.shared();
-        // As in std's Arc: the last one must see what the others did before they let go.
-        if shared.refs.fetch_sub(1, Ordering::Release) == 1 {
-            fence(Ordering::Acquire);
+        // As in std's Arc: the last one must see what the others did before they let go. Who has the only reference need not count
+        // it down: nobody else can make another.
+        let last = shared.refs.load(Ordering::Acquire) == 1;
+        if last || shared.refs.fetch_sub(1, Ordering::AcqRel) == 1 {
             // SAFETY: no reference is left, and the vtable is of this task's type.
             unsafe { (shared.vtable.free)(self.0) };
         }
