@@ -368,6 +368,7 @@ impl Hub {
             return Ok(());
         }
         self.stacks.borrow_mut().trim();
+        self.home.trim();
         if self.virtual_now.get().is_some() && self.jump_to_next_deadline() {
             return Ok(());
         }

@@ -11,8 +11,10 @@ use std::ptr::NonNull;
 const STEP: usize = 64;
 /// Cells of up to this many steps are kept.
 const CLASSES: usize = 16;
-/// How many of a size are kept: enough for a large batch, at most 4 MiB in all for the largest size.
-const KEPT: usize = 4096;
+/// How many of a size are kept while the hub is busy, since a batch as large as the last one may follow …
+const KEPT_BUSY: usize = 256 * 1024;
+/// … and when it has nothing to do: up to 2 MiB of usual cells.
+const KEPT_IDLE: usize = 4 * 1024;
 
 /// The empty cells of one home, by size. Owner's thread only.
 pub(super) struct Cells {
@@ -53,7 +55,7 @@ impl Cells {
     pub(super) unsafe fn free(&self, cell: NonNull<u8>, layout: Layout) {
         if let Some((class, _)) = class(layout) {
             let empty = &mut self.empty.borrow_mut()[class];
-            if empty.len() < KEPT {
+            if empty.len() < KEPT_BUSY {
                 empty.push(cell);
                 return;
             }
@@ -62,14 +64,28 @@ impl Cells {
         unsafe { free(cell, layout) };
     }
 
+    /// Gives back what was kept for a busy hub.
+    #[inline]
+    pub(super) fn trim(&self) {
+        self.keep(KEPT_IDLE);
+    }
+
     /// Gives everything back to the allocator.
     pub(super) fn clear(&self) {
+        self.keep(0);
+    }
+
+    fn keep(&self, kept: usize) {
         for (class, empty) in self.empty.borrow_mut().iter_mut().enumerate() {
+            if empty.len() <= kept {
+                continue;
+            }
             let layout = Layout::from_size_align((class + 1) * STEP, 16).expect("a small power of two");
-            for cell in empty.drain(..) {
+            for cell in empty.drain(kept..) {
                 // SAFETY: cells of this class were allocated with this layout, and are empty.
                 unsafe { alloc::dealloc(cell.as_ptr(), layout) };
             }
+            empty.shrink_to(kept);
         }
     }
 }

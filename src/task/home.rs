@@ -131,6 +131,12 @@ impl Home {
         &self.ready
     }
 
+    /// The hub has nothing to do: gives memory back that was kept for a busy one. Owner only.
+    #[inline]
+    pub(crate) fn trim(&self) {
+        self.cells.trim();
+    }
+
     #[inline]
     pub(super) fn cells(&self) -> &Cells {
         &self.cells

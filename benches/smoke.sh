@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Every workload once, at a size that takes moments: do they run, and are their results right? The figures mean nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo bench --quiet --bench work -- floor --n 1000 # as BENCH.md calls it
+program=$(cargo bench --bench work --no-run 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p' | tail -1)
+work() { "$program" "$@"; }
+good() {
+    echo "work $*"
+    local line
+    line=$(work "$@")
+    echo "  $line"
+    [[ $line == *'"value": '[0-9]* ]] || { echo "no value"; exit 1; }
+}
+good floor --n 100000
+good switch --mode raw --n 100000
+good switch --mode yield --n 100000
+good switch --mode yield --n 100000 --tasks 1000
+good spawn_join --n 10000 --batch 1000 --reps 2
+good spawn_join --n 10000 --batch 10000 --reps 2
+good idle_mem --n 10000 --block park
+good idle_mem --n 10000 --block sleep
+good timers --n 1000 --max-ms 50
+good timeouts --n 100000
+port=17700
+serve() {
+    port=$((port + 1))
+    "$program" "$1" --addr 127.0.0.1:$port &
+    server=$!
+    for _ in $(seq 100); do (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && return; sleep 0.1; done
+    echo "$1 does not listen"
+    exit 1
+}
+end() {
+    kill "$server"
+    wait "$server" 2>/dev/null || true
+}
+for name in echo echo-mio; do
+    serve "$name"
+    good load --addr 127.0.0.1:$port --connections 64 --seconds 1 --pid "$server"
+    good churn --addr 127.0.0.1:$port --n 500 --pid "$server"
+    end
+done
+serve http
+answer=$(
+    exec 3<>"/dev/tcp/127.0.0.1/$port"
+    printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3
+    cat <&3
+)
+[[ $answer == *"Hello, World!"*"404 Not Found"* ]] || { echo "http answers: $answer"; exit 1; }
+echo "http answers two requests in one read"
+end
+status=0
+work nonsense || status=$?
+[[ $status == 3 ]] || { echo "a work that does not exist gives status $status"; exit 1; }
