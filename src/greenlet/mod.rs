@@ -450,19 +450,20 @@ pub fn joinall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) 
 
 /// Kills all of them, and waits until they have ended; see [`Greenlet::kill`]. Those that never ran never will. May switch.
 ///
+/// If the caller is among them, it goes last.
+///
 /// # Panics
 ///
 /// As [`Greenlet::kill`].
 pub fn killall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) {
     let tasks: Vec<TaskRef> = greenlets.into_iter().map(|greenlet| greenlet.handle.task().clone()).collect();
-    tasks.iter().for_each(kill_nowait);
-    for task in &tasks {
-        if !is_current(task) {
-            wait_for(task, NEVER);
-        }
+    let others = || tasks.iter().filter(|task| !is_current(task));
+    others().for_each(kill_nowait);
+    for task in others() {
+        wait_for(task, NEVER);
     }
-    if tasks.iter().any(is_current) {
-        unwind::raise(Box::new(GreenletExit));
+    if let Some(own) = tasks.iter().find(|task| is_current(task)) {
+        kill(own);
     }
 }
 
@@ -481,7 +482,8 @@ fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
 }
 
 fn kill(task: &TaskRef) {
-    if is_current(task) {
+    // While it unwinds it cannot begin to unwind (that would abort): then the exit waits for its next wait.
+    if is_current(task) && !std::thread::panicking() {
         require_unwinding();
         unwind::raise(Box::new(GreenletExit));
     }
