@@ -16,7 +16,7 @@ mod report;
 mod shutdown;
 mod timers;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -345,6 +345,8 @@ impl Hub {
         if self.virtual_now.get().is_some() && self.jump_to_next_deadline() {
             return Ok(());
         }
+        // First, for who finds the hub asleep must find the alarm set.
+        drop(self.poller());
         if self.home.fall_asleep() {
             self.poll(timeout);
             self.home.wake_up();
@@ -353,14 +355,18 @@ impl Hub {
     }
 
     fn poll(&self, timeout: Option<Duration>) {
-        let mut slot = self.poller.borrow_mut();
-        let poller = self.open_poller(&mut slot).unwrap_or_else(|error| {
-            // Without its poller the hub can neither wait nor be woken; nobody could handle that.
-            sys::abort(&format!("cannot wait for events: {error} (each thread that waits needs two descriptors: see `ulimit -n`)"))
-        });
-        if let Err(error) = poller.poll(timeout) {
+        if let Err(error) = self.poller().poll(timeout) {
             sys::abort(&format!("waiting for events failed: {error}"));
         }
+    }
+
+    fn poller(&self) -> RefMut<'_, Poller> {
+        RefMut::map(self.poller.borrow_mut(), |slot| {
+            self.open_poller(slot).unwrap_or_else(|error| {
+                // Without its poller the hub can neither wait nor be woken; nobody could handle that.
+                sys::abort(&format!("cannot wait for events: {error} (each thread that waits needs two descriptors: see `ulimit -n`)"))
+            })
+        })
     }
 
     fn open_poller<'a>(&self, slot: &'a mut Option<Poller>) -> io::Result<&'a mut Poller> {
