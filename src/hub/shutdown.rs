@@ -31,9 +31,7 @@ impl Hub {
         for _ in 0..PATIENCE {
             let living = self.living();
             for task in living.iter().rev().filter_map(|task| task.here()) {
-                if matches!(task.local.state.get(), State::Unstarted | State::Parked | State::Switched) {
-                    task.interrupt(Box::new(GreenletExit));
-                }
+                task.interrupt(Box::new(GreenletExit));
             }
             while let Some(task) = self.home.ready().pop_front() {
                 if task != self.main_ptr {
