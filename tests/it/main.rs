@@ -1,0 +1,11 @@
+//! What the library promises, seen from outside. One module per part.
+//!
+//! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
+
+mod greenlet;
+mod hub;
+mod kill;
+mod scope;
+mod threads;
+mod timeout;
+mod util;

@@ -1,0 +1,283 @@
+//! Time limits: which one fires, when, and who sees it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use switchgrass::{
+    Elapsed, current, joinall, park, park_timeout, sleep, spawn, spawn_later, timeout, yield_now,
+};
+
+use crate::util::{Clock, HOUR, Log, OnDrop, catch, is_exit, secs, text, time_limit};
+
+#[test]
+fn what_ends_in_time_gives_its_result_and_leaves_no_timer() {
+    let clock = Clock::start();
+    let result = timeout(secs(5), || {
+        sleep(secs(3));
+        "done"
+    });
+    assert_eq!((result, clock.elapsed()), (Ok("done"), secs(3)));
+    // The limit of 5 s is gone: this sleep goes over it.
+    sleep(secs(10));
+    assert_eq!(clock.elapsed(), secs(13));
+}
+
+#[test]
+fn what_takes_too_long_is_unwound_at_its_time() {
+    let clock = Clock::start();
+    let log = Log::new();
+    let result = timeout(secs(2), || {
+        let _guard = log.on_drop("unwound");
+        sleep(HOUR);
+        log.add("never");
+    });
+    assert_eq!((result, clock.elapsed()), (Err(Elapsed), secs(2)));
+    assert_eq!(log.take(), "unwound");
+}
+
+#[test]
+fn it_works_in_a_greenlet_as_on_the_main_stack() {
+    let clock = Clock::start();
+    let results = spawn(|| [timeout(secs(2), park), timeout(secs(3), || sleep(secs(1)))]);
+    assert_eq!(results.join().unwrap(), [Err(Elapsed), Ok(())]);
+    assert_eq!(clock.elapsed(), secs(3));
+}
+
+#[test]
+fn an_inner_limit_that_runs_out_first_ends_at_its_own_boundary() {
+    let clock = Clock::start();
+    let result = timeout(secs(5), || {
+        let inner = timeout(secs(2), || sleep(HOUR));
+        sleep(secs(1));
+        inner
+    });
+    assert_eq!((result, clock.elapsed()), (Ok(Err(Elapsed)), secs(3)));
+}
+
+#[test]
+fn an_outer_limit_that_runs_out_first_unwinds_through_the_inner_one() {
+    let clock = Clock::start();
+    let log = Log::new();
+    let result = timeout(secs(2), || {
+        let inner = timeout(secs(5), || {
+            let _guard = log.on_drop("unwound");
+            sleep(HOUR);
+        });
+        log.add("never");
+        inner
+    });
+    assert_eq!((result, clock.elapsed()), (Err(Elapsed), secs(2)));
+    assert_eq!(log.take(), "unwound");
+}
+
+#[test]
+fn an_outer_limit_still_holds_after_an_inner_one_has_fired() {
+    let clock = Clock::start();
+    let result = timeout(secs(5), || {
+        assert_eq!(timeout(secs(2), park), Err(Elapsed));
+        park();
+    });
+    assert_eq!((result, clock.elapsed()), (Err(Elapsed), secs(5)));
+}
+
+#[test]
+fn of_two_limits_with_the_same_deadline_the_outer_one_fires() {
+    let clock = Clock::start();
+    let result = timeout(secs(2), || timeout(secs(2), || sleep(HOUR)));
+    assert_eq!((result, clock.elapsed()), (Err(Elapsed), secs(2)));
+}
+
+#[test]
+fn the_innermost_of_a_hundred_limits_fires_alone() {
+    fn nested(level: u64) -> Result<u64, u64> {
+        if level == 0 {
+            park();
+        }
+        match timeout(secs(100 + level), || nested(level - 1)) {
+            Ok(inner) => inner,
+            Err(Elapsed) => Ok(level),
+        }
+    }
+    let clock = Clock::start();
+    assert_eq!(nested(100), Ok(1));
+    assert_eq!(clock.elapsed(), secs(101));
+}
+
+#[test]
+fn a_limit_of_zero_fires_at_the_first_wait() {
+    let clock = Clock::start();
+    let log = Log::new();
+    let result = timeout(Duration::ZERO, || {
+        log.add("runs");
+        sleep(secs(1));
+        log.add("never");
+    });
+    assert_eq!((result, clock.elapsed()), (Err(Elapsed), secs(0)));
+    assert_eq!(log.take(), "runs");
+    assert_eq!(timeout(Duration::ZERO, yield_now), Err(Elapsed));
+    assert_eq!(timeout(Duration::ZERO, || 5), Ok(5));
+}
+
+#[test]
+fn a_limit_of_duration_max_is_none() {
+    let clock = Clock::start();
+    let days = HOUR * 24 * 1000;
+    assert_eq!(timeout(Duration::MAX, || sleep(days)), Ok(()));
+    assert_eq!(clock.elapsed(), days);
+}
+
+#[test]
+fn a_function_that_never_waits_is_not_interrupted_and_its_result_counts() {
+    let result = timeout(Duration::ZERO, || (1..=10_u64).product::<u64>());
+    assert_eq!(result, Ok(3_628_800));
+}
+
+#[test]
+fn a_wait_that_ends_with_the_limit_counts_as_done() {
+    Clock::start();
+    assert_eq!(timeout(secs(1), || sleep(secs(1))), Ok(()));
+}
+
+#[test]
+fn a_loop_that_only_yields_is_interrupted() {
+    time_limit();
+    let turns = Rc::new(Cell::new(0_u64));
+    let result = timeout(Duration::from_millis(5), || {
+        loop {
+            turns.set(turns.get() + 1);
+            yield_now();
+        }
+    });
+    assert_eq!(result, Err::<(), _>(Elapsed));
+    assert!(turns.get() > 0);
+}
+
+#[test]
+fn a_panic_passes_through_unchanged() {
+    let caught = catch(|| timeout(HOUR, || panic!("mine")));
+    assert_eq!(text(&caught.unwrap_err()), "mine");
+    // And its limit is gone.
+    let clock = Clock::start();
+    sleep(HOUR * 2);
+    assert_eq!(clock.elapsed(), HOUR * 2);
+}
+
+#[test]
+fn who_catches_the_unwinding_and_waits_again_is_unwound_again() {
+    let clock = Clock::start();
+    let caught = Cell::new(0);
+    let result = timeout(secs(1), || {
+        while caught.get() < 3 {
+            assert!(catch(|| sleep(HOUR)).is_err());
+            caught.set(caught.get() + 1);
+        }
+        sleep(HOUR);
+    });
+    assert_eq!((result, caught.get()), (Err(Elapsed), 3));
+    assert_eq!(clock.elapsed(), secs(1));
+}
+
+#[test]
+fn who_catches_the_unwinding_and_returns_has_its_result_count() {
+    Clock::start();
+    let result = timeout(secs(1), || catch(|| sleep(HOUR)).is_err());
+    assert_eq!(result, Ok(true));
+}
+
+#[test]
+fn a_destructor_that_unwinds_for_a_limit_may_use_limits_itself() {
+    Clock::start();
+    let log = Log::new();
+    let result = timeout(secs(1), || {
+        let _guard = OnDrop(|| {
+            let inner = timeout(secs(1), || 5);
+            log.add(format!("{inner:?}"));
+        });
+        park();
+    });
+    assert_eq!(result, Err(Elapsed));
+    assert_eq!(log.take(), "Ok(5)");
+}
+
+#[test]
+fn limits_of_different_greenlets_do_not_meet() {
+    let clock = Clock::start();
+    let log = Log::new();
+    let greenlets = [3, 1, 2].map(|n| {
+        let log = log.clone();
+        spawn(move || {
+            let result = timeout(secs(n), park);
+            log.add(format!("{n}:{}", result.is_err()));
+        })
+    });
+    assert_eq!(timeout(secs(10), || joinall(&greenlets)), Ok(()));
+    assert_eq!(log.take(), "1:true 2:true 3:true");
+    assert_eq!(clock.elapsed(), secs(3));
+}
+
+#[test]
+fn the_limit_of_who_spawns_does_not_hold_for_the_spawned() {
+    let clock = Clock::start();
+    let child = timeout(secs(1), || spawn(|| sleep(secs(5)))).unwrap();
+    child.join().unwrap();
+    assert_eq!(clock.elapsed(), secs(5));
+}
+
+#[test]
+fn a_join_that_is_timed_out_leaves_the_greenlet_alone() {
+    let clock = Clock::start();
+    let greenlet = Rc::new(spawn(|| {
+        sleep(secs(5));
+        1
+    }));
+    assert_eq!(timeout(secs(1), || joinall([&*greenlet])), Err(Elapsed));
+    assert!(!greenlet.is_ready());
+    assert_eq!(Rc::into_inner(greenlet).unwrap().join().unwrap(), 1);
+    assert_eq!(clock.elapsed(), secs(5));
+}
+
+#[test]
+fn the_shorter_of_an_own_time_and_a_limit_ends_the_wait() {
+    let clock = Clock::start();
+    assert_eq!(timeout(secs(2), || park_timeout(secs(1))), Ok(()));
+    assert_eq!(timeout(secs(1), || park_timeout(secs(2))), Err(Elapsed));
+    assert_eq!(clock.elapsed(), secs(2));
+}
+
+#[test]
+fn a_kill_within_a_limit_is_a_kill() {
+    Clock::start();
+    let victim = spawn(|| timeout(HOUR, park));
+    yield_now();
+    victim.kill();
+    assert!(is_exit(&victim.join()));
+}
+
+#[test]
+fn a_wake_that_comes_before_the_limit_wins() {
+    let clock = Clock::start();
+    let main = current();
+    let waker = spawn_later(secs(1), move || main.unpark());
+    assert_eq!(timeout(secs(2), park), Ok(()));
+    assert_eq!(clock.elapsed(), secs(1));
+    waker.join().unwrap();
+}
+
+#[test]
+fn a_thousand_limits_one_after_the_other_leave_nothing_that_fires_later() {
+    let clock = Clock::start();
+    for n in 0..1000 {
+        assert_eq!(timeout(secs(1000), || sleep(secs(1))), Ok(()), "round {n}");
+    }
+    assert_eq!(clock.elapsed(), secs(1000));
+    sleep(secs(5000));
+    assert_eq!(clock.elapsed(), secs(6000));
+}
+
+#[test]
+fn elapsed_becomes_an_io_error_of_its_kind() {
+    let error = std::io::Error::from(Elapsed);
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    assert_eq!(Elapsed.to_string(), "the time allowed has elapsed");
+}

@@ -1,0 +1,125 @@
+//! What the tests share.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use switchgrass::{GreenletExit, park, testing};
+
+pub(crate) type Payload = Box<dyn Any + Send>;
+
+/// Ends the test process, should it hang. Anew for each test that calls it.
+pub(crate) fn time_limit() {
+    // SAFETY: alarm takes a number and touches no memory.
+    unsafe { libc::alarm(120) };
+}
+
+/// What happened, in order.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Rc<RefCell<Vec<String>>>);
+
+impl Log {
+    pub(crate) fn new() -> Self {
+        Log::default()
+    }
+
+    pub(crate) fn add(&self, entry: impl Into<String>) {
+        self.0.borrow_mut().push(entry.into());
+    }
+
+    /// All entries so far, separated by spaces; the log is empty after.
+    pub(crate) fn take(&self) -> String {
+        self.0.take().join(" ")
+    }
+
+    /// Adds `entry` when it is dropped.
+    pub(crate) fn on_drop(&self, entry: &'static str) -> OnDrop<impl FnMut() + use<>> {
+        let log = self.clone();
+        OnDrop(move || log.add(entry))
+    }
+}
+
+/// Runs the function when it is dropped.
+pub(crate) struct OnDrop<F: FnMut()>(pub(crate) F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Counts how many of its guards were dropped, on whichever thread.
+#[derive(Clone, Default)]
+pub(crate) struct Drops(Arc<AtomicUsize>);
+
+impl Drops {
+    pub(crate) fn new() -> Self {
+        Drops::default()
+    }
+
+    pub(crate) fn guard(&self) -> DropGuard {
+        DropGuard(self.clone())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+pub(crate) struct DropGuard(Drops);
+
+impl Drop for DropGuard {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The text of a panic.
+pub(crate) fn text(payload: &Payload) -> &str {
+    payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .expect("the payload is a text")
+}
+
+/// Whether a join gave the mark of a killed greenlet.
+pub(crate) fn is_exit<T>(result: &Result<T, Payload>) -> bool {
+    matches!(result, Err(payload) if payload.is::<GreenletExit>())
+}
+
+/// Catches what unwinds out of `f`.
+pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Payload> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f))
+}
+
+/// Waits for what never comes.
+pub(crate) fn forever() -> ! {
+    loop {
+        park();
+    }
+}
+
+pub(crate) const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Long enough never to pass in a test.
+pub(crate) const HOUR: Duration = secs(3600);
+
+/// A virtual clock that starts at zero.
+pub(crate) struct Clock(Duration);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        testing::virtual_clock();
+        Clock(testing::now())
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        testing::now() - self.0
+    }
+}

@@ -1,0 +1,117 @@
+//! Modules import from lower layers only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lowest first. A module may use those of the lines above its own. `lib` sees all.
+const LAYERS: &[&[&str]] = &[
+    &["sys"],
+    &["coro"],
+    &["task"],
+    &["hub"],
+    &["timeout", "switch", "generator", "blocking", "io"],
+    &["dns"],
+    &["greenlet", "net"],
+    &["server"],
+    &["testing"],
+];
+
+#[test]
+fn modules_import_from_lower_layers_only() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    rust_files(&src, &mut files);
+    let mut wrong = Vec::new();
+    for file in files {
+        let own = module_of(&src, &file);
+        if own == "lib" {
+            continue;
+        }
+        for used in imports(&fs::read_to_string(&file).unwrap()) {
+            if used != own && layer(&used) >= layer(&own) {
+                wrong.push(format!("{} uses crate::{used}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_scan_sees_every_form_of_import() {
+    let text = "
+        use crate::{a::{B, c}, d, e as f};
+        use crate::g;
+        fn f(x: &crate::h::I) -> crate::j::K {}
+        // crate::comment
+        macro_rules! m { () => { $crate::l::m!() } }
+        pub(crate) fn n() {}
+    ";
+    assert_eq!(imports(text), ["a", "d", "e", "g", "h", "j", "l"]);
+}
+
+fn layer(module: &str) -> usize {
+    LAYERS
+        .iter()
+        .position(|line| line.contains(&module))
+        .unwrap_or_else(|| panic!("module `{module}` has no place in LAYERS yet"))
+}
+
+fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// `src/hub/timers.rs` belongs to `hub`, `src/dns.rs` to `dns`.
+fn module_of(src: &Path, file: &Path) -> String {
+    let first = file.strip_prefix(src).unwrap().iter().next().unwrap().to_str().unwrap();
+    first.strip_suffix(".rs").unwrap_or(first).to_owned()
+}
+
+/// The modules that follow a `crate::`, outside of comments.
+fn imports(text: &str) -> Vec<String> {
+    let code: String = text.lines().map(|line| line.split("//").next().unwrap_or("")).collect();
+    let mut found = Vec::new();
+    for after in code.split("crate::").skip(1) {
+        match after.strip_prefix('{') {
+            None => found.push(first_name(after)),
+            Some(group) => found.extend(top_level_items(group).map(first_name)),
+        }
+    }
+    // A name in capitals is a macro or a re-export of `lib`.
+    found.retain(|name| name.starts_with(char::is_lowercase));
+    found
+}
+
+/// The items of a `{…}` whose opening brace is cut off; what is in braces within them is left out.
+fn top_level_items(group: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0;
+    let end = group
+        .find(|c| {
+            depth += match c {
+                '{' => 1,
+                '}' => -1,
+                _ => 0,
+            };
+            depth < 0
+        })
+        .unwrap_or(group.len());
+    let mut depth = 0;
+    group[..end].split(move |c| {
+        depth += match c {
+            '{' => 1,
+            '}' => -1,
+            _ => 0,
+        };
+        depth == 0 && c == ','
+    })
+}
+
+fn first_name(path: &str) -> String {
+    path.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
