@@ -1,3 +1,597 @@
-//! Later.
+//! What ends a process, or changes it for good: overflows, limits of the system, the end of `main`.
+//!
+//! Each case runs in a child process, which is this executable again, with the name of the case in the environment. There is no
+//! test harness here, for its children would run on a thread of the harness: the *main* thread of each child is the case's own.
 
-fn main() {}
+use std::any::Any;
+use std::cell::Cell;
+use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{env, fs, hint, process, ptr, thread};
+
+use switchgrass::{
+    Builder, Greenlet, current, joinall, killall, park, sleep, spawn, testing, unblock, yield_now,
+};
+
+/// What the child does on its main thread, and what the parent then finds.
+struct Case {
+    name: &'static str,
+    child: fn(),
+    check: fn(&Outcome),
+}
+
+struct Outcome {
+    status: ExitStatus,
+    stdout: String,
+    stderr: String,
+}
+
+macro_rules! cases {
+    ($($name:ident: $child:expr, $check:expr;)*) => {
+        &[$(Case { name: stringify!($name), child: $child, check: $check }),*]
+    };
+}
+
+const CASES: &[Case] = cases! {
+    // Overflows.
+    an_overflow_on_a_greenlet_names_it_and_the_remedy_and_aborts: overflow_named, |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        let id = outcome.stdout.trim();
+        outcome.says(&format!("greenlet {id} 'deep' has overflowed its stack of 256 KiB"));
+        outcome.says("spawned at tests/crash.rs:");
+        outcome.says("remedy: give it more, Builder::new().stack_size(524288)");
+    };
+    a_stack_has_the_size_asked_for_rounded_up_to_pages: || overflow_of(20_000), |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        outcome.says("'unnamed' has overflowed its stack of 20 KiB");
+    };
+    a_stack_has_16_kib_at_least: || overflow_of(1), |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        outcome.says("has overflowed its stack of 16 KiB");
+    };
+    an_overflow_is_caught_by_mprotect_guards_too: overflow_by_mprotect, |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        outcome.says("has overflowed its stack of 256 KiB");
+    };
+    an_overflow_on_a_stack_that_was_used_before_is_caught: overflow_on_used_stack, |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        outcome.says("'second' has overflowed its stack of 256 KiB");
+    };
+    an_overflow_of_the_main_stack_names_it_and_the_remedy_and_aborts: overflow_on_main, |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        let id = outcome.stdout.trim();
+        outcome.says(&format!("the main context {id} of thread 'main' has overflowed the thread's stack of"));
+        outcome.says("ulimit -s");
+    };
+    an_overflow_of_a_threads_own_stack_names_the_thread: overflow_on_thread, |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        outcome.says("of thread 'worker' has overflowed the thread's stack of");
+    };
+    an_overflow_of_a_thread_without_a_hub_is_reported_by_std: overflow_without_hub, |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        outcome.says("thread 'plain'");
+        outcome.says("has overflowed its stack");
+        outcome.does_not_say("switchgrass:");
+    };
+    another_segfault_on_a_greenlet_is_an_ordinary_segfault: segfault, |outcome| {
+        outcome.died_by(libc::SIGSEGV);
+        outcome.does_not_say("overflowed");
+    };
+    another_segfault_reaches_the_handler_that_the_program_had_before: segfault_with_handler, |outcome| {
+        outcome.exited_with(42);
+        outcome.says("earlier handler");
+        outcome.does_not_say("overflowed");
+    };
+
+    // The end of the process.
+    greenlets_are_unwound_when_main_returns: main_returns, |outcome| {
+        outcome.exited_with(0);
+        outcome.printed("main ends\nunstarted dropped\nparked unwound\nsleeping unwound\n");
+    };
+    greenlets_are_unwound_when_main_panics: main_panics, |outcome| {
+        outcome.exited_with(101);
+        outcome.printed("unstarted dropped\nparked unwound\nsleeping unwound\n");
+        outcome.says("main panics");
+    };
+    exit_within_a_greenlet_ends_the_process_at_once: exit_in_greenlet, |outcome| {
+        outcome.exited_with(7);
+        outcome.printed("");
+    };
+    exit_on_the_main_stack_with_live_greenlets_keeps_its_status: exit_on_main, |outcome| outcome.exited_with(3);
+    exit_on_another_thread_with_live_greenlets_keeps_its_status: exit_on_thread, |outcome| outcome.exited_with(5);
+    a_kill_prints_nothing: kill_quietly, |outcome| {
+        outcome.exited_with(0);
+        outcome.printed("");
+        assert_eq!(outcome.stderr, "");
+    };
+
+    // Deadlocks, where no other thread could help.
+    a_deadlock_is_found_though_there_are_handles: deadlock_with_handles, |outcome| outcome.exited_with(0);
+    a_deadlock_is_found_though_a_thread_of_the_pool_is_idle: deadlock_after_unblock, |outcome| outcome.exited_with(0);
+    a_wait_for_the_pool_is_no_deadlock: || assert_eq!(unblock(|| 5), 5), |outcome| outcome.exited_with(0);
+
+    // Memory.
+    deep_pages_of_pooled_stacks_are_given_back: deep_pages, |outcome| outcome.exited_with(0);
+    threads_that_end_with_a_thousand_suspended_greenlets_leave_no_memory_behind: ending_threads, |outcome| {
+        outcome.exited_with(0);
+    };
+    a_million_greenlets_one_after_the_other_take_no_memory: a_million_spawns, |outcome| outcome.exited_with(0);
+    mprotect_guards_work: mprotect_guards, |outcome| outcome.exited_with(0);
+
+    // Limits.
+    out_of_address_space_is_the_panic_of_a_greenlet_and_names_the_limit: no_address_space, |outcome| {
+        outcome.exited_with(0);
+        outcome.says("could not be started");
+    };
+    out_of_memory_maps_is_the_panic_of_a_greenlet_and_names_the_setting: no_maps, |outcome| outcome.exited_with(0);
+    out_of_descriptors_is_an_abort_that_names_the_limit: no_descriptors, |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        outcome.says("ulimit -n");
+    };
+    a_program_that_only_switches_opens_no_descriptor: only_switches, |outcome| outcome.exited_with(0);
+};
+
+// ---- Overflows ----------------------------------------------------------------------------------------------------------
+
+fn overflow() {
+    #[allow(unconditional_recursion)]
+    fn recurse(depth: u64) -> u64 {
+        let frame = hint::black_box([depth; 16]);
+        recurse(depth + 1) + hint::black_box(frame)[3]
+    }
+    hint::black_box(recurse(0));
+}
+
+fn overflow_named() {
+    let deep = Builder::new().name("deep").spawn(overflow).unwrap();
+    println!("{}", deep.id());
+    let _ = deep.join();
+}
+
+fn overflow_of(size: usize) {
+    let _ = Builder::new().stack_size(size).spawn(overflow).unwrap().join();
+}
+
+fn overflow_by_mprotect() {
+    testing::force_mprotect_guards();
+    let _ = spawn(overflow).join();
+}
+
+fn overflow_on_used_stack() {
+    spawn(|| at_depth(200 << 10, &mut || ())).join().unwrap();
+    let _ = Builder::new().name("second").spawn(overflow).unwrap().join();
+}
+
+fn overflow_on_main() {
+    println!("{}", current().id());
+    overflow();
+}
+
+fn overflow_on_thread() {
+    let worker = thread::Builder::new().name("worker".into()).spawn(|| {
+        yield_now();
+        overflow();
+    });
+    let _ = worker.unwrap().join();
+}
+
+fn overflow_without_hub() {
+    yield_now();
+    let _ = thread::Builder::new().name("plain".into()).spawn(overflow).unwrap().join();
+}
+
+fn read_null() {
+    // SAFETY: none. The fault is the point of it, and the process ends by it.
+    unsafe { hint::black_box(ptr::null::<u8>()).read_volatile() };
+}
+
+fn segfault() {
+    let _ = spawn(read_null).join();
+}
+
+fn segfault_with_handler() {
+    extern "C" fn earlier(_: libc::c_int) {
+        let text = b"earlier handler\n";
+        // SAFETY: the buffer is valid, and both calls are async-signal-safe.
+        unsafe {
+            libc::write(2, text.as_ptr().cast(), text.len());
+            libc::_exit(42);
+        }
+    }
+    // SAFETY: an all-zero sigaction is valid, and so is the handler put into it.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = earlier as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_ONSTACK;
+        libc::sigaction(libc::SIGSEGV, &action, ptr::null_mut());
+    }
+    segfault();
+}
+
+// ---- The end of the process ---------------------------------------------------------------------------------------------
+
+struct Says(&'static str);
+
+impl Drop for Says {
+    fn drop(&mut self) {
+        println!("{}", self.0);
+    }
+}
+
+fn leave_greenlets() {
+    drop(spawn(|| {
+        let _says = Says("parked unwound");
+        park();
+    }));
+    drop(spawn(|| {
+        let _says = Says("sleeping unwound");
+        sleep(Duration::from_secs(3600));
+    }));
+    yield_now();
+    let says = Says("unstarted dropped");
+    drop(spawn(move || {
+        let _says = says;
+        println!("never");
+    }));
+}
+
+fn main_returns() {
+    leave_greenlets();
+    println!("main ends");
+}
+
+fn main_panics() {
+    leave_greenlets();
+    panic!("main panics");
+}
+
+fn exit_in_greenlet() {
+    let exits: Greenlet<()> = spawn(|| {
+        let _says = Says("never");
+        process::exit(7)
+    });
+    // It runs before the last one of these begins.
+    leave_greenlets();
+    let _ = exits.join();
+}
+
+fn exit_on_main() {
+    leave_greenlets();
+    process::exit(3);
+}
+
+fn exit_on_thread() {
+    leave_greenlets();
+    let _ = thread::spawn(|| {
+        leave_greenlets();
+        process::exit(5)
+    })
+    .join();
+}
+
+fn kill_quietly() {
+    let victims = [spawn(park), spawn(|| sleep(Duration::from_secs(3600))), spawn(park)];
+    yield_now();
+    killall(&victims);
+    let suicide: Greenlet<()> = spawn(|| current().kill());
+    joinall([&suicide]);
+    assert!(switchgrass::timeout(Duration::ZERO, park).is_err());
+}
+
+// ---- Deadlocks ----------------------------------------------------------------------------------------------------------
+
+fn deadlock_with_handles() {
+    let parked = spawn(park);
+    let report = catch(|| joinall([&parked])).unwrap_err();
+    assert!(text(&report).contains(&format!("greenlet {}: waits: park", parked.id())), "{}", text(&report));
+    // It was no more than a question of who wakes it.
+    parked.handle().unpark();
+    parked.join().unwrap();
+}
+
+fn deadlock_after_unblock() {
+    unblock(|| ());
+    let parked = spawn(park);
+    assert!(catch(|| joinall([&parked])).is_err());
+}
+
+// ---- Memory -------------------------------------------------------------------------------------------------------------
+
+/// Bytes of address space, and of memory, that this process uses.
+fn memory() -> (usize, usize) {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    let mut pages = statm.split(' ').map(|number| number.parse::<usize>().unwrap());
+    (pages.next().unwrap() * 4096, pages.next().unwrap() * 4096)
+}
+
+/// Calls `f` at least `bytes` deeper in the stack, all of it written to.
+fn at_depth(bytes: usize, f: &mut dyn FnMut()) {
+    fn recurse(start: usize, bytes: usize, f: &mut dyn FnMut()) {
+        let frame = [1_u8; 1024];
+        let here = hint::black_box(&frame).as_ptr().addr();
+        if start - here < bytes {
+            recurse(start, bytes, f)
+        } else {
+            f()
+        }
+        hint::black_box(&frame);
+    }
+    let start = 0_u8;
+    recurse((&raw const start).addr(), bytes, f);
+}
+
+fn deep_pages() {
+    const GREENLETS: usize = 50;
+    const DEPTH: usize = 200 << 10;
+    // Twice: on fresh stacks, and on those from the pool.
+    for _ in 0..2 {
+        let before = memory().1;
+        let deep: Vec<_> = (0..GREENLETS).map(|_| spawn(|| at_depth(DEPTH, &mut yield_now))).collect();
+        yield_now();
+        let during = memory().1;
+        joinall(&deep);
+        // The hub has nothing to do meanwhile, and tidies up.
+        sleep(Duration::from_millis(1));
+        let after = memory().1;
+        assert!(during - before > GREENLETS * (DEPTH - (32 << 10)), "{before} {during} {after}");
+        assert!(after < before + GREENLETS * (32 << 10), "{before} {during} {after}");
+    }
+}
+
+fn ending_threads() {
+    let run = || {
+        thread::spawn(|| {
+            (0..1000).for_each(|_| drop(spawn(park)));
+            yield_now();
+            assert_eq!(testing::stack_counts().0, 1000);
+        })
+        .join()
+        .unwrap();
+    };
+    run();
+    let (space, resident) = memory();
+    (0..20).for_each(|_| run());
+    let (space_after, resident_after) = memory();
+    // One thread's stacks are 260 MB of address space and 4 MB of memory.
+    assert!(space_after < space + (200 << 20), "{space} {space_after}");
+    assert!(resident_after < resident + (8 << 20), "{resident} {resident_after}");
+}
+
+fn a_million_spawns() {
+    let round = || {
+        for n in 0..100 {
+            let greenlets: Vec<_> = (0..100).map(|m| spawn(move || n + m)).collect();
+            let sum: u64 = greenlets.into_iter().map(|greenlet| greenlet.join().unwrap()).sum();
+            assert_eq!(sum, 100 * n + 4950);
+        }
+    };
+    round();
+    let (space, resident) = memory();
+    (0..99).for_each(|_| round());
+    let (space_after, resident_after) = memory();
+    assert!(space_after <= space + (1 << 20), "{space} {space_after}");
+    assert!(resident_after <= resident + (1 << 20), "{resident} {resident_after}");
+    assert_eq!((testing::stack_counts(), testing::live()), ((0, 1), 0));
+}
+
+fn mprotect_guards() {
+    testing::force_mprotect_guards();
+    let greenlets: Vec<_> = (0..1000).map(|_| spawn(|| at_depth(200 << 10, &mut yield_now))).collect();
+    joinall(&greenlets);
+    greenlets.into_iter().for_each(|greenlet| greenlet.join().unwrap());
+    assert_eq!(testing::stack_counts(), (0, 1000));
+}
+
+// ---- Limits -------------------------------------------------------------------------------------------------------------
+
+fn limit(resource: libc::__rlimit_resource_t, value: u64) {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: the struct is valid for reading.
+    assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
+}
+
+fn no_address_space() {
+    yield_now();
+    let allowed = memory().0 + (64 << 20);
+    limit(libc::RLIMIT_AS, allowed as u64);
+
+    let dropped = Rc::new(Cell::new(false));
+    let captured = Flag(Rc::clone(&dropped));
+    let large = Builder::new().name("large").stack_size(512 << 20).spawn(move || drop(captured)).unwrap();
+    let id = large.id();
+    let error = large.join().unwrap_err();
+    let expected = [
+        format!("greenlet {id} 'large' could not be started"),
+        "RLIMIT_AS".into(),
+        "ulimit -v".into(),
+        allowed.to_string(),
+    ];
+    for part in &expected {
+        assert!(text(&error).contains(part), "no {part:?} in: {}", text(&error));
+    }
+    assert!(dropped.get());
+    assert_eq!(spawn(|| 5).join().unwrap(), 5);
+}
+
+struct Flag(Rc<Cell<bool>>);
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
+
+fn no_maps() {
+    let setting = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+    if setting.trim().parse::<usize>().unwrap() > 75_000 {
+        println!("skipped: vm.max_map_count is {setting}");
+        return;
+    }
+    testing::force_mprotect_guards();
+    let started = Rc::new(Cell::new(0));
+    let mut failed = Vec::new();
+    let mut parked = Vec::with_capacity(41_000);
+    while failed.is_empty() && parked.len() < 40_000 {
+        let batch = (0..500).map(|_| {
+            let started = Rc::clone(&started);
+            let greenlet = Builder::new().stack_size(0).spawn(move || {
+                started.set(started.get() + 1);
+                park();
+            });
+            greenlet.unwrap()
+        });
+        let batch: Vec<_> = batch.collect();
+        yield_now();
+        for greenlet in batch {
+            if greenlet.is_ready() {
+                failed.push(greenlet.join().unwrap_err());
+            } else {
+                parked.push(greenlet);
+            }
+        }
+    }
+    assert!(parked.len() > 10_000 && parked.len() == started.get(), "{} {}", parked.len(), started.get());
+    for error in &failed {
+        assert!(text(error).contains("vm.max_map_count"), "{}", text(error));
+    }
+    assert!(!failed.is_empty());
+    // The hub goes on: these all end, and their stacks serve the next. (No `killall`: it makes a list of them, and the
+    // process gets no block of memory that large any more.)
+    parked.iter().for_each(Greenlet::kill);
+    assert_eq!(Builder::new().stack_size(0).spawn(|| 5).unwrap().join().unwrap(), 5);
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn no_descriptors() {
+    limit(libc::RLIMIT_NOFILE, 3);
+    sleep(Duration::from_secs(1));
+}
+
+fn only_switches() {
+    let before = descriptors();
+    let greenlets = [(); 2].map(|()| spawn(|| (0..1000).for_each(|_| yield_now())));
+    joinall(&greenlets);
+    killall([&spawn(park)]);
+    assert_eq!(descriptors(), before);
+    sleep(Duration::from_millis(1));
+    assert!(descriptors() > before);
+}
+
+// ---- Running them -------------------------------------------------------------------------------------------------------
+
+const SELECTED: &str = "SWITCHGRASS_CRASH_CASE";
+
+fn main() -> ExitCode {
+    if let Ok(name) = env::var(SELECTED) {
+        let case = CASES.iter().find(|case| case.name == name).expect("the parent knows the names");
+        limit(libc::RLIMIT_CORE, 0);
+        // SAFETY: alarm takes a number. It ends a child that hangs.
+        unsafe { libc::alarm(100) };
+        (case.child)();
+        return ExitCode::SUCCESS;
+    }
+
+    // As much of the harness's command line as `cargo test` and people use.
+    let mut filters = Vec::new();
+    let mut arguments = env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match &*argument {
+            "--list" => {
+                CASES.iter().for_each(|case| println!("{}: test", case.name));
+                return ExitCode::SUCCESS;
+            }
+            "--ignored" => return ExitCode::SUCCESS,
+            "--test-threads" | "--skip" | "--color" | "--format" | "-Z" => drop(arguments.next()),
+            flag if flag.starts_with('-') => {}
+            _ => filters.push(argument),
+        }
+    }
+    let selected = |case: &&Case| filters.is_empty() || filters.iter().any(|part| case.name.contains(part));
+
+    // Two at a time: most of them wait for the system, not for the processor.
+    let (give, take) = mpsc::channel();
+    let cases = std::sync::Mutex::new(CASES.iter().filter(selected));
+    thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                loop {
+                    let Some(case) = cases.lock().unwrap().next() else { return };
+                    let outcome = run(case);
+                    let result = catch(|| (case.check)(&outcome));
+                    println!("test {} ... {}", case.name, if result.is_ok() { "ok" } else { "FAILED" });
+                    if result.is_err() {
+                        println!(
+                            "  {}\n--- stdout\n{:.5000}--- stderr\n{:.5000}---",
+                            outcome.status, outcome.stdout, outcome.stderr
+                        );
+                    }
+                    give.send(result.is_ok()).unwrap();
+                }
+            });
+        }
+    });
+    drop(give);
+    let (passed, failed): (Vec<_>, Vec<_>) = take.iter().partition(|&passed| passed);
+    println!("\ntest result: {} passed; {} failed", passed.len(), failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(case: &Case) -> Outcome {
+    let child = Command::new(env::current_exe().unwrap())
+        .env(SELECTED, case.name)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Outcome {
+        status: child.status,
+        stdout: String::from_utf8_lossy(&child.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&child.stderr).into_owned(),
+    }
+}
+
+impl Outcome {
+    #[track_caller]
+    fn died_by(&self, signal: i32) {
+        assert_eq!(self.status.signal(), Some(signal), "{}", self.status);
+    }
+
+    #[track_caller]
+    fn exited_with(&self, code: i32) {
+        assert_eq!(self.status.code(), Some(code), "{}", self.status);
+    }
+
+    #[track_caller]
+    fn says(&self, part: &str) {
+        assert!(self.stderr.contains(part), "no {part:?} on stderr");
+    }
+
+    #[track_caller]
+    fn does_not_say(&self, part: &str) {
+        assert!(!self.stderr.contains(part), "{part:?} on stderr");
+    }
+
+    #[track_caller]
+    fn printed(&self, all: &str) {
+        assert_eq!(self.stdout, all);
+    }
+}
+
+fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
+    catch_unwind(AssertUnwindSafe(f))
+}
+
+fn text(payload: &Box<dyn Any + Send>) -> &str {
+    payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .expect("the payload is a text")
+}

@@ -274,6 +274,8 @@ impl Class {
         let slot_size = self.size + page_size();
         if self.slabs.last().is_none_or(|slab| slab.cut == slab.slots) {
             self.slabs.push(self.new_slab(slot_size)?);
+            // Taking a stack back must not fail, also when the system gives no more memory: so the room for it is made here.
+            self.free.reserve(self.slabs.iter().map(|slab| slab.slots).sum());
         }
         let slab = self.slabs.last_mut().expect("a slab was just made");
         // SAFETY: `cut < slots`, so the slot lies within the slab.

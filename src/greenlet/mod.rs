@@ -43,6 +43,13 @@ pub use self::scope::{Scope, ScopedGreenlet, scope};
 /// let sum: i32 = squares.into_iter().map(|greenlet| greenlet.join().unwrap()).sum();
 /// assert_eq!(sum, 14);
 /// ```
+///
+/// The greenlet may outlive the function that spawns it, so it cannot borrow from there; in a [`scope()`], it can:
+///
+/// ```compile_fail,E0373
+/// let local = 1;
+/// switchgrass::spawn(|| println!("{local}")).join().unwrap();
+/// ```
 #[track_caller]
 pub fn spawn<F, T>(f: F) -> Greenlet<T>
 where
@@ -211,6 +218,13 @@ impl Builder {
 /// **At the end of its thread** (for the main thread: when `main` returns) a greenlet that has not ended is killed: it unwinds with
 /// [`GreenletExit`], its destructors run, and waiting in them fails. One that catches the exit and waits again, more often than is
 /// reasonable, is left as it is. If the process is ended from within a greenlet (`std::process::exit`), or aborts, nothing is unwound.
+///
+/// With a result that is not `Send`, the handle stays on its thread, too:
+///
+/// ```compile_fail,E0277
+/// let greenlet = switchgrass::spawn(|| std::rc::Rc::new(()));
+/// std::thread::spawn(move || greenlet.join());
+/// ```
 pub struct Greenlet<T> {
     handle: TaskHandle,
     /// Within the task, which `handle` keeps alive.
@@ -484,12 +498,12 @@ pub fn joinall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) 
 /// As [`Greenlet::kill`].
 pub fn killall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) {
     let tasks: Vec<TaskRef> = greenlets.into_iter().map(|greenlet| greenlet.handle.task().clone()).collect();
-    let (own, others): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| is_current(task));
-    others.iter().for_each(|task| kill_nowait(task));
-    for task in others {
+    let others = || tasks.iter().filter(|task| !is_current(task));
+    others().for_each(kill_nowait);
+    for task in others() {
         wait_for(task, NEVER);
     }
-    if let Some(own) = own.first() {
+    if let Some(own) = tasks.iter().find(|task| is_current(task)) {
         kill(own);
     }
 }

@@ -61,6 +61,17 @@ pub struct Scope<'scope, 'env: 'scope> {
 ///     s.spawn(|| println!("{local}"));
 /// });
 /// ```
+///
+/// Nor does its handle leave the scope, or the scope its thread:
+///
+/// ```compile_fail,E0521
+/// let mut kept = None;
+/// switchgrass::scope(|s| kept = Some(s.spawn(|| 1)));
+/// ```
+///
+/// ```compile_fail,E0277
+/// switchgrass::scope(|s| std::thread::scope(|t| { t.spawn(|| s.spawn(|| 1)); }));
+/// ```
 pub fn scope<'env, F, T>(f: F) -> T
 where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,

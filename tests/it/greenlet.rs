@@ -292,8 +292,8 @@ fn a_result_nobody_wants_may_panic_when_it_is_dropped() {
 
 #[test]
 fn ids_are_unique_and_names_are_those_given() {
-    let named = Builder::new().name("worker").spawn(|| current()).unwrap();
-    let plain = spawn(|| current());
+    let named = Builder::new().name("worker").spawn(current).unwrap();
+    let plain = spawn(current);
     assert_eq!((named.name(), plain.name()), (Some("worker"), None));
     let ids = [named.id(), plain.id(), current().id()];
     assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);

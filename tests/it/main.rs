@@ -6,6 +6,7 @@ mod greenlet;
 mod hub;
 mod kill;
 mod scope;
+mod stress;
 mod threads;
 mod timeout;
 mod util;

@@ -51,9 +51,15 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     }
 }
 
-/// Counts how many of its guards were dropped, on whichever thread.
+/// Counts how many of its guards were made and dropped, on whichever thread.
 #[derive(Clone, Default)]
-pub(crate) struct Drops(Arc<AtomicUsize>);
+pub(crate) struct Drops(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    made: AtomicUsize,
+    dropped: AtomicUsize,
+}
 
 impl Drops {
     pub(crate) fn new() -> Self {
@@ -61,11 +67,17 @@ impl Drops {
     }
 
     pub(crate) fn guard(&self) -> DropGuard {
+        self.0.made.fetch_add(1, Ordering::SeqCst);
         DropGuard(self.clone())
     }
 
+    /// How many were dropped.
     pub(crate) fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
+        self.0.dropped.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn made(&self) -> usize {
+        self.0.made.load(Ordering::SeqCst)
     }
 }
 
@@ -73,7 +85,7 @@ pub(crate) struct DropGuard(Drops);
 
 impl Drop for DropGuard {
     fn drop(&mut self) {
-        self.0.0.fetch_add(1, Ordering::SeqCst);
+        self.0.0.dropped.fetch_add(1, Ordering::SeqCst);
     }
 }
 
