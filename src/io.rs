@@ -9,6 +9,7 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -50,6 +51,10 @@ struct Registration {
     incarnation: u64,
     slot: SlotId,
 }
+
+// A socket that a panic passes by is as good as before, like std's: it holds no state that could be half-changed.
+impl UnwindSafe for Registration {}
+impl RefUnwindSafe for Registration {}
 
 impl<S: AsFd> Io<S> {
     /// Takes over a descriptor that others may have duplicates of, and makes it non-blocking.
@@ -113,6 +118,10 @@ impl<S: AsFd> Io<S> {
         self.nonblocking.store(nonblocking, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_nonblocking(&self) -> bool {
+        self.nonblocking.load(Ordering::Relaxed)
+    }
+
     /// How long one operation in that direction may take.
     pub(crate) fn timeout(&self, direction: Direction) -> Option<Duration> {
         let nanos = self.half(direction).timeout.load(Ordering::Relaxed);
@@ -163,6 +172,17 @@ impl<S: AsFd> Io<S> {
     /// Reads from a stream socket into a buffer of `len` bytes: less than that means that it is empty now.
     #[inline]
     pub(crate) fn read_stream(
+        &self,
+        what: &'static str,
+        len: usize,
+        read: impl FnMut(&S) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        self.run(Direction::Read, what, None, |&done| done < len, read)
+    }
+
+    /// Reads from a stream that may end a read early, so that a short one tells nothing.
+    #[inline]
+    pub(crate) fn read_chunks(
         &self,
         what: &'static str,
         len: usize,
@@ -369,6 +389,38 @@ impl std::fmt::Display for ConcurrentUse {
 }
 
 impl std::error::Error for ConcurrentUse {}
+
+/// Tries `attempt` until it does not say `WouldBlock`: for what gives no event when it could work. First lets all others run, since
+/// one of them may be what is waited for; then tries after 1 ms, 2 ms, … 16 ms, 20 ms.
+pub(crate) fn persist<R>(
+    reason: Reason,
+    deadline: Nanos,
+    mut attempt: impl FnMut() -> io::Result<R>,
+) -> io::Result<R> {
+    const FIRST: Duration = Duration::from_millis(1);
+    const LONGEST: Duration = Duration::from_millis(20);
+    let hub = hub();
+    let mut pause = Duration::ZERO;
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => return result,
+        }
+        if pause.is_zero() {
+            hub.may_suspend(reason)?;
+            hub.yield_now();
+            pause = FIRST;
+            continue;
+        }
+        let next = hub.deadline(pause);
+        hub.park(reason, next.min(deadline))?;
+        if next >= deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, Late { reason }));
+        }
+        pause = (pause * 2).min(LONGEST);
+    }
+}
 
 #[derive(Debug)]
 struct Late {

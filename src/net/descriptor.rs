@@ -1,8 +1,41 @@
-//! Conversions between our types, std's, and plain descriptors.
+//! What all sockets have, written once: for types with a field `io: Io<std's type>`.
 
-/// Implements them for a type with a field `io: Io<std's type>`.
+/// `try_clone`, `set_nonblocking`, `take_error`, `Debug`, and the conversions from and into std's type and plain descriptors.
 macro_rules! descriptor {
-    ($ours:ty, $stds:ty) => {
+    ($ours:ident, $stds:ty) => {
+        impl $ours {
+            /// A second handle on the same socket. Each may have a greenlet that waits.
+            ///
+            /// Timeouts and `set_nonblocking` are copied, and from then on each handle's own.
+            ///
+            /// # Errors
+            ///
+            /// As std's: too many descriptors are open.
+            pub fn try_clone(&self) -> std::io::Result<$ours> {
+                Ok($ours { io: self.io.duplicate(<$stds>::try_clone)? })
+            }
+
+            /// With `true`, what would wait gives `WouldBlock` instead. Of this handle, not of its clones.
+            ///
+            /// # Errors
+            ///
+            /// Never; the signature is std's.
+            pub fn set_nonblocking(&self, nonblocking: bool) -> std::io::Result<()> {
+                self.io.set_nonblocking(nonblocking);
+                Ok(())
+            }
+        }
+
+        as_std! { $ours, $stds:
+            fn take_error() -> Option<std::io::Error>;
+        }
+
+        impl std::fmt::Debug for $ours {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.io.get().fmt(f)
+            }
+        }
+
         impl From<$stds> for $ours {
             /// The descriptor becomes non-blocking, for all who share it.
             fn from(stds: $stds) -> Self {
@@ -61,4 +94,130 @@ macro_rules! descriptor {
     };
 }
 
-pub(super) use descriptor;
+/// Methods that pass on to std's, which do not wait.
+macro_rules! as_std {
+    ($ours:ident, $stds:ty: $(
+        $(#[$more:meta])*
+        fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;
+    )*) => {
+        impl $ours {$(
+            #[doc = concat!("See [`", stringify!($stds), "::", stringify!($name), "`].")]
+            $(#[$more])*
+            ///
+            /// # Errors
+            ///
+            /// As std's.
+            pub fn $name(&self, $($argument: $type),*) -> std::io::Result<$result> {
+                self.io.get().$name($($argument),*)
+            }
+        )*}
+    };
+}
+
+/// The limits on how long an operation may take.
+macro_rules! timeouts {
+    ($ours:ident) => {
+        impl $ours {
+            /// Limits how long one operation that reads may take. Of this handle, not of its clones.
+            ///
+            /// # Errors
+            ///
+            /// `InvalidInput` for zero.
+            pub fn set_read_timeout(&self, timeout: Option<std::time::Duration>) -> std::io::Result<()> {
+                self.io.set_timeout(crate::io::Direction::Read, timeout)
+            }
+
+            /// Limits how long one operation that writes (one `write_all`, say) may take. Of this handle, not of its clones.
+            ///
+            /// # Errors
+            ///
+            /// `InvalidInput` for zero.
+            pub fn set_write_timeout(&self, timeout: Option<std::time::Duration>) -> std::io::Result<()> {
+                self.io.set_timeout(crate::io::Direction::Write, timeout)
+            }
+
+            /// The limit set by [`set_read_timeout`](Self::set_read_timeout).
+            ///
+            /// # Errors
+            ///
+            /// Never; the signature is std's.
+            pub fn read_timeout(&self) -> std::io::Result<Option<std::time::Duration>> {
+                Ok(self.io.timeout(crate::io::Direction::Read))
+            }
+
+            /// The limit set by [`set_write_timeout`](Self::set_write_timeout).
+            ///
+            /// # Errors
+            ///
+            /// Never; the signature is std's.
+            pub fn write_timeout(&self) -> std::io::Result<Option<std::time::Duration>> {
+                Ok(self.io.timeout(crate::io::Direction::Write))
+            }
+        }
+    };
+}
+
+/// `Read` and `Write`, on the type and on references to it. `$read`: the way of [`Io`](crate::io::Io) to read from such a stream.
+macro_rules! byte_stream {
+    ($ours:ident, $read:ident) => {
+        impl std::io::Read for &$ours {
+            fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+                self.io.$read("read of fd", buf.len(), |mut stream| stream.read(buf))
+            }
+
+            fn read_vectored(&mut self, bufs: &mut [std::io::IoSliceMut<'_>]) -> std::io::Result<usize> {
+                let len = bufs.iter().map(|buf| buf.len()).sum();
+                self.io.$read("read of fd", len, |mut stream| stream.read_vectored(bufs))
+            }
+        }
+
+        impl std::io::Write for &$ours {
+            fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+                self.io.write_stream("write of fd", buf.len(), None, |mut stream| stream.write(buf))
+            }
+
+            fn write_vectored(&mut self, bufs: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
+                let len = bufs.iter().map(|buf| buf.len()).sum();
+                self.io.write_stream("write of fd", len, None, |mut stream| stream.write_vectored(bufs))
+            }
+
+            fn write_all(&mut self, buf: &[u8]) -> std::io::Result<()> {
+                self.io.write_all("write of fd", buf, |mut stream, buf| stream.write(buf))
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+
+        impl std::io::Read for $ours {
+            fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+                (&*self).read(buf)
+            }
+
+            fn read_vectored(&mut self, bufs: &mut [std::io::IoSliceMut<'_>]) -> std::io::Result<usize> {
+                (&*self).read_vectored(bufs)
+            }
+        }
+
+        impl std::io::Write for $ours {
+            fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+                (&*self).write(buf)
+            }
+
+            fn write_vectored(&mut self, bufs: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
+                (&*self).write_vectored(bufs)
+            }
+
+            fn write_all(&mut self, buf: &[u8]) -> std::io::Result<()> {
+                (&*self).write_all(buf)
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+    };
+}
+
+pub(super) use {as_std, byte_stream, descriptor, timeouts};

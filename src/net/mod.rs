@@ -18,8 +18,12 @@
 mod addr;
 mod descriptor;
 mod tcp;
+mod udp;
+mod unix;
 
 pub use self::addr::ToSocketAddrs;
 pub use self::tcp::{Incoming, TcpListener, TcpStream};
+pub use self::udp::UdpSocket;
+pub use self::unix::{UnixDatagram, UnixIncoming, UnixListener, UnixStream};
 pub use crate::io::ConcurrentUse;
 pub use std::net::Shutdown;

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::SocketAddr as UnixAddr;
 
 use super::check;
 
@@ -32,4 +33,31 @@ pub(crate) fn accept_tcp(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Socke
     let listener = ManuallyDrop::new(unsafe { mio::net::TcpListener::from_raw_fd(listener.as_raw_fd()) });
     let (stream, address) = listener.accept()?;
     Ok((stream.into(), address))
+}
+
+/// As [`accept_tcp`], for Unix sockets.
+pub(crate) fn accept_unix(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, UnixAddr)> {
+    // SAFETY: as in `accept_tcp`.
+    let listener = ManuallyDrop::new(unsafe { mio::net::UnixListener::from_raw_fd(listener.as_raw_fd()) });
+    let (stream, address) = listener.accept()?;
+    Ok((stream.into(), address))
+}
+
+/// A stream socket of the Unix family, non-blocking, close-on-exec, and not connected, which std does not offer.
+pub(crate) fn unix_stream() -> io::Result<OwnedFd> {
+    #[cfg(not(target_vendor = "apple"))]
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    #[cfg(target_vendor = "apple")]
+    let kind = libc::SOCK_STREAM;
+    // SAFETY: socket takes no pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
+    // SAFETY: just opened, and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    #[cfg(target_vendor = "apple")]
+    {
+        // SAFETY: F_SETFD takes an int. As in std, a fork between the two calls inherits the descriptor.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
+        set_nonblocking(std::os::fd::AsFd::as_fd(&fd), true);
+    }
+    Ok(fd)
 }

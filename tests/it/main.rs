@@ -5,6 +5,9 @@
 mod greenlet;
 mod hub;
 mod kill;
+mod net;
+mod net_udp;
+mod net_unix;
 mod scope;
 mod stress;
 mod threads;
