@@ -217,7 +217,8 @@ impl Builder {
 ///
 /// **At the end of its thread** (for the main thread: when `main` returns) a greenlet that has not ended is killed: it unwinds with
 /// [`GreenletExit`], its destructors run, and waiting in them fails. One that catches the exit and waits again, more often than is
-/// reasonable, is left as it is. If the process is ended from within a greenlet (`std::process::exit`), or aborts, nothing is unwound.
+/// reasonable, is left as it is. If the
+/// process ends from within a greenlet (`std::process::exit`) or aborts, nothing is unwound; `exit` on the main stack may unwind or not.
 ///
 /// With a result that is not `Send`, the handle stays on its thread, too:
 ///

@@ -459,7 +459,9 @@ impl Hub {
             Err(error) => {
                 // It ends without having run, with the reason as its panic.
                 let text = format!("{} could not be started: {error}", task.shared.title());
-                sys::write_stderr(format!("switchgrass: {text}\n").as_bytes());
+                // Once: at a limit, thousands may fail, and each has it as its result.
+                static SAID: std::sync::Once = std::sync::Once::new();
+                SAID.call_once(|| sys::write_stderr(format!("switchgrass: {text}\n").as_bytes()));
                 self.in_loop(|| task.run_body(Err(Box::new(text))));
                 Turn::Finished
             }

@@ -55,7 +55,8 @@ impl Cells {
     pub(super) unsafe fn free(&self, cell: NonNull<u8>, layout: Layout) {
         if let Some((class, _)) = class(layout) {
             let empty = &mut self.empty.borrow_mut()[class];
-            if empty.len() < KEPT_BUSY {
+            // At the limit of memory or of maps even this list cannot grow; then the cell goes, and makes room.
+            if empty.len() < empty.capacity() || (empty.len() < KEPT_BUSY && empty.try_reserve(1).is_ok()) {
                 empty.push(cell);
                 return;
             }

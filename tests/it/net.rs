@@ -381,7 +381,9 @@ fn a_reset_by_the_peer_wakes_reader_and_writer() {
         let write = error_kind(writer.join().unwrap());
         match reader.join().unwrap() {
             Ok(n) => assert_eq!((n, write), (0, ErrorKind::ConnectionReset)),
-            Err(read) => assert_eq!((read.kind(), write), (ErrorKind::ConnectionReset, ErrorKind::BrokenPipe)),
+            Err(read) => {
+                assert_eq!((read.kind(), write), (ErrorKind::ConnectionReset, ErrorKind::BrokenPipe))
+            }
         }
     });
 }
@@ -558,7 +560,8 @@ fn limits_are_kept_as_set_and_zero_is_refused() {
     assert_eq!((here.read_timeout().unwrap(), here.write_timeout().unwrap()), (None, None));
     here.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
     here.set_write_timeout(Some(Duration::from_nanos(1))).unwrap();
-    for result in [here.set_read_timeout(Some(Duration::ZERO)), here.set_write_timeout(Some(Duration::ZERO))] {
+    for result in [here.set_read_timeout(Some(Duration::ZERO)), here.set_write_timeout(Some(Duration::ZERO))]
+    {
         assert_eq!(error_kind(result), ErrorKind::InvalidInput);
     }
     let clone = here.try_clone().unwrap();

@@ -121,8 +121,10 @@ fn connect_fails_as_std_s_does() {
     assert_eq!(error_kind(UnixStream::connect(&place.0)), ErrorKind::ConnectionRefused);
     assert_eq!(error_kind(UnixListener::bind(&place.0)), ErrorKind::AddrInUse);
     for path in ["x".repeat(200), "with\0zero".to_owned()] {
-        let (ours, stds) =
-            (UnixStream::connect(&path).unwrap_err(), std::os::unix::net::UnixStream::connect(&path).unwrap_err());
+        let (ours, stds) = (
+            UnixStream::connect(&path).unwrap_err(),
+            std::os::unix::net::UnixStream::connect(&path).unwrap_err(),
+        );
         assert_eq!((ours.kind(), ours.to_string()), (ErrorKind::InvalidInput, stds.to_string()));
     }
     assert_eq!(error_kind(UnixStream::connect_addr(&abstract_address())), ErrorKind::ConnectionRefused);
@@ -133,10 +135,8 @@ fn full_listener() -> (UnixListener, SocketAddr, Vec<UnixStream>) {
     let address = abstract_address();
     let listener = UnixListener::bind_addr(&address).unwrap();
     listen_with(&listener, 1);
-    let filling = vec![
-        UnixStream::connect_addr(&address).unwrap(),
-        UnixStream::connect_addr(&address).unwrap(),
-    ];
+    let filling =
+        vec![UnixStream::connect_addr(&address).unwrap(), UnixStream::connect_addr(&address).unwrap()];
     (listener, address, filling)
 }
 
