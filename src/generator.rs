@@ -264,7 +264,7 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
         self.link.state.set(GeneratorState::Running);
         *self.link.caller.borrow_mut() = Some(current.to_ref());
         let waiting = Waiting { generator: self };
-        self.on_task(|task| hub.switch_to(task));
+        self.on_task(|task| hub.switch_to(task, State::Exchanging));
         if let Some(Interrupt::Raise(payload)) = current.take_interrupt() {
             unwind::raise(payload);
         }
@@ -295,7 +295,7 @@ impl<Y, S, R> Generator<Y, S, R> {
             return;
         }
         match task.local.state.get() {
-            State::Switched | State::Unstarted => hub.unwind_now(task),
+            State::Switched | State::Exchanging | State::Unstarted => hub.unwind_now(task),
             State::Parked | State::Ready => task.interrupt(Box::new(GreenletExit)),
             State::Running | State::Dead => {}
         }
@@ -435,7 +435,7 @@ impl<Y, S, R> Exchange<Y, S> for Link<Y, S, R> {
         let Some(caller) = self.caller.take() else { return Err(Box::new(GreenletExit)) };
         self.output.set(Some(Output::Step(Step::Yield(value))));
         self.state.set(GeneratorState::Suspended);
-        hub.switch_to(caller.here().expect("a generator does not leave its thread"));
+        hub.switch_to(caller.here().expect("a generator does not leave its thread"), State::Exchanging);
         match current.take_interrupt() {
             Some(Interrupt::Raise(payload)) => Err(payload),
             Some(Interrupt::Exit(exit)) => Err(Box::new(exit)),
@@ -472,7 +472,7 @@ impl<Y: 'static, S: 'static, R: 'static> Body for GeneratorBody<Y, S, R> {
         let own = link.task.take();
         let caller = link.caller.take();
         match caller.as_ref().and_then(TaskRef::here) {
-            Some(caller) if caller.local.state.get() == State::Switched => {
+            Some(caller) if caller.local.state.get() == State::Exchanging => {
                 link.output.set(Some(match result {
                     Ok(value) => Output::Step(Step::Return(value)),
                     Err(payload) => Output::Panic(payload),

@@ -269,12 +269,10 @@ impl<M: 'static> Coroutine<M> {
         let answer: Cell<Option<M>> = Cell::new(None);
         let place = NonNull::from(&answer).cast();
         current.local.slot.set(Some(Slot { place, message: TypeInfo::of::<M>() }));
-        let open = OpenSlot(current);
         if current.local.orphaned.get() {
             Self::leave_for_good(hub, current, target);
         }
-        hub.switch_to(target);
-        drop(open);
+        hub.switch_to(target, State::Switched);
         if current.local.interrupted.get() || hub.traced.get() {
             Self::after_switch(hub, current)?;
         }
@@ -468,21 +466,11 @@ impl<M> fmt::Debug for Coroutine<M> {
                 State::Unstarted => "pending",
                 State::Running => "current",
                 State::Parked => "suspended (blocked)",
-                State::Ready | State::Switched => "suspended",
+                State::Ready | State::Switched | State::Exchanging => "suspended",
                 State::Dead => "dead",
             },
         };
         write!(f, ", {state})")
-    }
-}
-
-/// The slot of a task that waits for a message. It closes however the wait ends: a timeout or a kill may unwind it.
-struct OpenSlot<'a>(&'a Task);
-
-impl Drop for OpenSlot<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.0.local.slot.set(None);
     }
 }
 
@@ -537,7 +525,6 @@ struct CoroutineBody<M> {
 impl<M: 'static> Body for CoroutineBody<M> {
     fn run(&self, task: &Task, start: Result<(), Payload>) {
         let hub = hub();
-        task.local.slot.set(None);
         let (f, first) = (self.f.take(), self.first.take());
         let result = match start {
             Ok(()) => unwind::catch(|| {

@@ -271,18 +271,22 @@ impl Hub {
     ///
     /// Nothing can ever become ready again.
     #[inline(never)]
-    fn run(&self) -> Result<(), Deadlock> {
+    fn run(&self, mut next: Option<NonNull<Task>>) -> Result<(), Deadlock> {
         loop {
-            // What is ready, in order; but only so much before the next look at I/O and timers.
+            // The target of a switch, then what is ready, in order; but only so much before the next look at I/O and timers.
             while self.turn_goes_on() {
-                match self.home.ready().pop_front() {
+                match next.take().or_else(|| self.home.ready().pop_front()) {
                     Some(task) if task == self.main_ptr => {
                         self.current.set(task);
                         return Ok(());
                     }
-                    Some(task) => self.resume(task),
+                    Some(task) => next = self.resume(task),
                     None => break,
                 }
+            }
+            if let Some(target) = next.take() {
+                // SAFETY: a switch goes to a task that is alive, and nobody has run since.
+                self.run_next(unsafe { target.as_ref() });
             }
 
             let waited = self.in_loop(|| {
@@ -428,10 +432,10 @@ impl Hub {
         }
     }
 
-    /// Resumes a task until it suspends or ends.
+    /// Resumes a task until it suspends or ends. Gives the target, if it switches to somebody.
     #[inline(always)]
-    fn resume(&self, ptr: NonNull<Task>) {
-        // SAFETY: the task comes from the ready queue, whose invariant is that it is alive.
+    fn resume(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
+        // SAFETY: the task comes from the ready queue, whose invariant is that it is alive, or is the target of a switch, which is, too.
         let task = unsafe { ptr.as_ref() };
         self.current.set(ptr);
         task.local.state.set(State::Running);
@@ -441,8 +445,12 @@ impl Hub {
             Some(context) => context.resume(),
             None => self.start(task),
         };
-        if turn == Turn::Finished {
-            self.finish(task);
+        match turn {
+            Turn::Suspended(next) => next.map(NonNull::cast),
+            Turn::Finished => {
+                self.finish(task);
+                None
+            }
         }
     }
 
@@ -547,18 +555,18 @@ impl Hub {
     /// Inlined into its callers, as they are into theirs where it matters: the processor predicts the return of a
     /// switch rightly only if no call lies between it and the resumption before (twice 20 cycles, otherwise).
     #[inline(always)]
-    fn suspend(&self, task: &Task) -> Result<(), Deadlock> {
+    fn suspend(&self, task: &Task, next: Option<NonNull<Task>>) -> Result<(), Deadlock> {
         // SAFETY: `errno` is this thread's, whose address never changes.
         let errno = unsafe { *self.errno };
         let result = if self.is_main(task) {
-            let result = self.run();
+            let result = self.run(next);
             task.local.state.set(State::Running);
             result
         } else {
             let here = 0_u8;
             task.local.frame.set(&raw const here);
             // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
-            unsafe { (*task.local.suspender.get()).suspend(()) };
+            unsafe { (*task.local.suspender.get()).suspend(next.map(NonNull::cast)) };
             Ok(())
         };
         // SAFETY: as above.
@@ -598,7 +606,7 @@ impl Hub {
             self.timers.borrow_mut().arm(task, nearest);
         }
         local.state.set(State::Parked);
-        let result = self.suspend(task);
+        let result = self.suspend(task, None);
 
         local.deadline.set(NEVER);
         local.notified.set(false);
@@ -632,7 +640,7 @@ impl Hub {
         task.local.state.set(State::Ready);
         self.home.ready().push_back(task);
         // Cannot be a deadlock: this task itself is ready.
-        let _ = self.suspend(task);
+        let _ = self.suspend(task, None);
         if task.local.interrupted.get() || !task.local.scopes.get().is_null() {
             self.after_yield(task);
         }
@@ -647,13 +655,13 @@ impl Hub {
         }
     }
 
-    /// Runs `target` next, and suspends the current task until somebody switches to it.
+    /// Runs `target` next, and suspends the current task, in the state given, until somebody switches to it.
     ///
     /// # Panics
     ///
     /// As [`Hub::park`].
     #[inline(always)]
-    pub(crate) fn switch_to(&self, target: &Task) {
+    pub(crate) fn switch_to(&self, target: &Task, waiting: State) {
         let task = self.current();
         let local = &task.local;
         let nearest = self.nearest_scope(task);
@@ -661,9 +669,9 @@ impl Hub {
             local.timed_out.set(false);
             self.timers.borrow_mut().arm(task, nearest);
         }
-        local.state.set(State::Switched);
-        self.run_next(target);
-        let result = self.suspend(task);
+        debug_assert!(target.local.state.get().is_suspended());
+        local.state.set(waiting);
+        let result = self.suspend(task, Some(target.ptr()));
         if let Err(Deadlock) = result {
             self.fail_deadlocked(task);
         }
@@ -678,7 +686,7 @@ impl Hub {
     /// Puts a suspended (or unstarted) task at the head of the queue.
     #[inline]
     pub(crate) fn run_next(&self, target: &Task) {
-        debug_assert!(matches!(target.local.state.get(), State::Switched | State::Unstarted | State::Parked));
+        debug_assert!(target.local.state.get().is_suspended());
         target.local.state.set(State::Ready);
         self.home.ready().push_front(target);
     }
@@ -696,7 +704,7 @@ impl Hub {
         task.local.state.set(State::Ready);
         self.home.ready().push_front(task);
         self.run_next(target);
-        let _ = self.suspend(task);
+        let _ = self.suspend(task, None);
     }
 
     /// The current task, if it may be suspended.

@@ -52,6 +52,7 @@ impl Hub {
             let waits = match task.local.state.get() {
                 State::Parked | State::Running => format!("waits: {}", task.local.reason.get()),
                 State::Switched => "suspended in a switch: waits for somebody to switch to it".to_owned(),
+                State::Exchanging => "waits: for the other side of a generator".to_owned(),
                 State::Unstarted => "was never switched to".to_owned(),
                 State::Ready | State::Dead => "can run".to_owned(),
             };

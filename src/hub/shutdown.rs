@@ -38,9 +38,10 @@ impl Hub {
             for task in living.iter().rev().filter_map(|task| task.here()) {
                 task.interrupt(Box::new(GreenletExit));
             }
-            while let Some(task) = self.home.ready().pop_front() {
+            let mut next = None;
+            while let Some(task) = next.take().or_else(|| self.home.ready().pop_front()) {
                 if task != self.main_ptr {
-                    self.resume(task);
+                    next = self.resume(task);
                 }
             }
             if self.live.get().is_none() {
@@ -72,7 +73,7 @@ impl Hub {
                 // It has caught every exit so far. Nobody resumes it.
                 task.local.state.set(State::Parked);
                 loop {
-                    let _ = self.suspend(task);
+                    let _ = self.suspend(task, None);
                 }
             }
             Some(left) => {
@@ -91,10 +92,7 @@ impl Hub {
         self.deadlocks.set(round);
         let living = self.living();
         let waiting = || {
-            living
-                .iter()
-                .filter_map(|task| task.here())
-                .filter(|task| matches!(task.local.state.get(), State::Parked | State::Switched))
+            living.iter().filter_map(|task| task.here()).filter(|task| task.local.state.get().is_suspended())
         };
         if round > PATIENCE || waiting().next().is_none() {
             sys::abort(&format!(

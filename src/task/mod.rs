@@ -62,10 +62,19 @@ pub(crate) enum State {
     Running,
     /// Suspended in `park`; a wake makes it ready.
     Parked,
-    /// Suspended in an explicit switch: only another switch (or a kill) resumes it.
+    /// Suspended in `Coroutine::switch`: only another switch (or a kill, or a timeout) resumes it. Its slot is open.
     Switched,
+    /// A generator that waits for its caller, or the caller for the generator.
+    Exchanging,
     /// Ended, or given up at the end of its thread.
     Dead,
+}
+
+impl State {
+    /// Whether the task waits, and is not queued.
+    pub(crate) fn is_suspended(self) -> bool {
+        matches!(self, State::Unstarted | State::Parked | State::Switched | State::Exchanging)
+    }
 }
 
 /// Why a task waits. The text is unique per place; the number tells which object (an fd, a task's id, …).
@@ -221,7 +230,8 @@ pub(crate) struct Local {
     pub(crate) epoch: Cell<u32>,
     /// `None` before the first run, after the end, and for the thread's own task.
     pub(crate) context: UnsafeCell<Option<Context>>,
-    /// Where a switch to this task puts its message, while it waits for one.
+    /// Where a switch to this task puts its message. Means something only while `state` is `Switched` or `Unstarted`: at other times it
+    /// may point to where nothing is any more.
     pub(crate) slot: Cell<Option<Slot>>,
     pub(crate) reason: Cell<Reason>,
     /// When the present park ends at the latest, or when an unstarted task is due.
@@ -339,7 +349,7 @@ impl Task {
         let pending = local.interrupt.take();
         self.set_interrupt(pending.unwrap_or(Interrupt::Raise(payload)));
         // A masked task wakes up, too: it does not unwind, but looks again at what it waits for.
-        if matches!(local.state.get(), State::Unstarted | State::Parked | State::Switched) {
+        if local.state.get().is_suspended() {
             self.make_ready();
         }
     }
