@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use super::Failure;
+
 /// Raises the soft limit on open descriptors (`ulimit -n`) to the hard one, and gives it.
 pub(crate) fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -17,18 +19,21 @@ pub(crate) fn raise_descriptor_limit() -> u64 {
 }
 
 /// As many of the wanted connections as one process may have, at one descriptor each. If that is less, says so.
-pub(crate) fn affordable(wanted: usize) -> usize {
+pub(crate) fn affordable(wanted: usize) -> Result<usize, Failure> {
     /// Standard streams, listeners, epoll, pipes to the other process: fewer than these.
     const SPARE: u64 = 64;
     let limit = raise_descriptor_limit();
-    let most = limit.saturating_sub(SPARE).max(1);
+    let most = limit.saturating_sub(SPARE);
     if most >= wanted as u64 {
-        return wanted;
+        return Ok(wanted);
+    }
+    if most == 0 {
+        return Err(Failure::new(format!("the limit on open files (ulimit -Hn: {limit}) is too low")));
     }
     say!(
         "The limit on open files (ulimit -Hn: {limit}) is too low for {wanted} connections: going on with {most}."
     );
-    most as usize
+    Ok(most as usize)
 }
 
 /// The resident memory of a process, in bytes; 0 where the system has no /proc to ask.

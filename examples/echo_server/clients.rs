@@ -89,12 +89,13 @@ pub(crate) fn run(servers: &[SocketAddr], connections: usize, length: Duration) 
         for (id, greenlet) in batch.collect::<Vec<_>>() {
             open.extend(failures.sort_out(id, greenlet).map(|stream| (id, stream)));
         }
-        progress.connecting(open.len());
+        progress.connecting(open.len(), false);
         if run.stop.get() {
             break;
         }
     }
-    progress.connected(open.len(), opened.elapsed());
+    let connecting = opened.elapsed();
+    progress.connecting(open.len(), true);
 
     let live = open.len();
     let clients: Vec<_> = open
@@ -104,22 +105,24 @@ pub(crate) fn run(servers: &[SocketAddr], connections: usize, length: Duration) 
             (id, spawn(move || client(&run, id, stream)))
         })
         .collect();
-    let (start, cpu_before) = (Instant::now(), process::cpu_time(parent_id()));
+    progress.last = Instant::now();
+    let (start, cpu_before) = (Instant::now(), process::cpu_time(progress.server));
     let mut latencies = histogram();
-    while !run.stop.get() && start.elapsed() < length {
-        let second = Instant::now();
+    while live > 0 && !run.stop.get() && start.elapsed() < length {
         // The end of stdin cuts it short.
         park_timeout(Duration::from_secs(1).min(length.saturating_sub(start.elapsed())));
         let of_second = run.latencies.replace(histogram());
         let alive = clients.iter().filter(|(_, client)| !client.is_ready()).count();
-        progress.running(start.elapsed(), alive, second.elapsed(), &of_second);
+        if !run.stop.get() {
+            progress.running(alive, &of_second);
+        }
         latencies += of_second;
         if alive == 0 {
             break;
         }
     }
-    let (took, cpu) = (start.elapsed(), process::cpu_time(parent_id()).saturating_sub(cpu_before));
-    let memory = progress.memory(live);
+    let (took, cpu) = (start.elapsed(), process::cpu_time(progress.server).saturating_sub(cpu_before));
+    let (memory, each) = progress.memory(live);
     run.stop.set(true);
     for (id, client) in clients {
         failures.sort_out(id, client);
@@ -127,14 +130,20 @@ pub(crate) fn run(servers: &[SocketAddr], connections: usize, length: Duration) 
     progress.line.end();
 
     let requests = run.requests.get();
-    let bytes = grouped(requests * REQUEST as u64);
-    let per_request = cpu.as_secs_f64() * 1e6 / requests.max(1) as f64;
+    let at = |quantile| millis(latencies.value_at_quantile(quantile));
+    let (failed, cpu) = (failures.count, cpu.as_secs_f64());
     say!("");
-    say!("  connections   {live} of {connections}, {} failed", failures.count);
-    say!("  requests      {} in {:.1} s: {}", grouped(requests), took.as_secs_f64(), rate(requests, took));
-    say!("  latency       {}, max {}", quantiles(&latencies), millis(latencies.max()));
-    say!("  verified      {bytes} bytes each way, every one compared");
-    say!("  server        {memory}, {:.1} s of CPU: {per_request:.1} µs per request", cpu.as_secs_f64());
+    say!("connections  {live} of {connections} in {:.1} s, {failed} failed", connecting.as_secs_f64());
+    say!(
+        "requests     {} in {:.1} s: {} per second",
+        grouped(requests),
+        took.as_secs_f64(),
+        rate(requests, took)
+    );
+    say!("latency      p50 {} ms, p99 {} ms, longest {} ms", at(0.5), at(0.99), millis(latencies.max()));
+    say!("verified     {} bytes, which came back as they were sent", grouped(requests * REQUEST as u64));
+    say!("memory       {} of the server, {} per connection", size(memory as u64), size(each as u64));
+    say!("CPU          {cpu:.1} s of the server, {:.1} µs per request", cpu * 1e6 / requests.max(1) as f64);
     match failures.first {
         None => Ok(ExitCode::SUCCESS),
         Some(error) => {
@@ -173,45 +182,52 @@ impl Failures {
     }
 }
 
+/// The table that grows, or on a terminal the line that changes, while this runs.
 struct Progress {
     line: LiveLine,
+    start: Instant,
     last: Instant,
+    /// The process that has started us.
+    server: u32,
     memory_before: u64,
 }
 
 impl Progress {
     fn new() -> Self {
-        let memory_before = process::resident(parent_id());
-        Progress { line: LiveLine::new(), last: Instant::now(), memory_before }
+        say!("  time  connections  requests/s    p50 ms    p99 ms   RSS MiB  KiB/connection");
+        let (server, now) = (parent_id(), Instant::now());
+        let memory_before = process::resident(server);
+        Progress { line: LiveLine::new(), start: now, last: now, server, memory_before }
     }
 
-    fn connecting(&mut self, open: usize) {
-        if self.last.elapsed() >= Duration::from_secs(1) {
-            self.last = Instant::now();
-            self.line.show(&format!("connecting: {open:6}   {}", self.memory(open)));
+    /// A line if the last one is a second old, or if this one is what matters.
+    fn connecting(&mut self, open: usize, always: bool) {
+        if always || self.last.elapsed() >= Duration::from_secs(1) {
+            self.row(open, ["-".to_owned(), "-".to_owned(), "-".to_owned()]);
         }
     }
 
-    fn connected(&self, open: usize, took: Duration) {
-        self.line.show(&format!("{open} connections in {:.1} s, {}", took.as_secs_f64(), self.memory(open)));
-        self.line.end();
+    fn running(&mut self, open: usize, latencies: &Histogram<u64>) {
+        let per_second = rate(latencies.len(), self.last.elapsed());
+        let at = |quantile| millis(latencies.value_at_quantile(quantile));
+        self.row(open, [per_second, at(0.5), at(0.99)]);
     }
 
-    fn running(&self, at: Duration, open: usize, second: Duration, latencies: &Histogram<u64>) {
+    fn row(&mut self, open: usize, [rate, p50, p99]: [String; 3]) {
+        self.last = Instant::now();
+        let time = self.start.elapsed().as_secs_f64();
+        let (memory, each) = self.memory(open);
+        let (memory, each) = (memory / 1024.0 / 1024.0, each / 1024.0);
         self.line.show(&format!(
-            "{:4.1} s   {open} connections   {}   {}   {}",
-            at.as_secs_f64(),
-            rate(latencies.len(), second),
-            quantiles(latencies),
-            self.memory(open)
+            "{time:4.1} s {open:12}  {rate:>10}  {p50:>8}  {p99:>8}  {memory:8.1}  {each:14.1}"
         ));
     }
 
-    /// The server's. Its clients are in another process, so what came with the connections is what it has for them.
-    fn memory(&self, open: usize) -> String {
-        let now = process::resident(parent_id());
-        let each = now.saturating_sub(self.memory_before) / open.max(1) as u64;
-        format!("RSS {} ({} per connection)", size(now), size(each))
+    /// The server's, in bytes, and what came with the connections for each. The clients' own is in another process.
+    fn memory(&self, open: usize) -> (f64, f64) {
+        let now = process::resident(self.server);
+        let more = now.saturating_sub(self.memory_before);
+        (now as f64, more as f64 / open.max(1) as f64)
     }
 }
 
@@ -220,14 +236,10 @@ fn histogram() -> Histogram<u64> {
 }
 
 fn rate(requests: u64, time: Duration) -> String {
-    format!("{} requests/s", grouped((requests as f64 / time.as_secs_f64()) as u64))
-}
-
-fn quantiles(latencies: &Histogram<u64>) -> String {
-    let at = |quantile| millis(latencies.value_at_quantile(quantile));
-    format!("p50 {}, p99 {}", at(0.5), at(0.99))
+    grouped((requests as f64 / time.as_secs_f64()) as u64)
 }
 
 fn millis(micros: u64) -> String {
-    format!("{:.1} ms", micros as f64 / 1000.0)
+    let digits = if micros < 10_000 { 2 } else { 1 };
+    format!("{:.digits$}", micros as f64 / 1000.0)
 }
