@@ -112,7 +112,7 @@ fn compare() -> Result<ExitCode, Failure> {
     say!("Each got the same ten poems. The shortest of them:");
     say!("");
     let shortest = POEMS.iter().min_by_key(|poem| poem.text.len()).map_or("", |poem| poem.text);
-    shortest.lines().for_each(|line| say!("    {line}"));
+    shortest.lines().for_each(|line| say!("{}", format!("    {line}").trim_end()));
 
     server.kill()?;
     server.wait()?;
