@@ -17,7 +17,8 @@
 //!   does the same for the TLB.
 //! - **Pages** are committed by touch. A stack that comes back to the pool keeps its top [`KEEP`] bytes;
 //!   what a deep call has dirtied below goes back to the system, at once after a stack's first use and then
-//!   when the hub is idle or each [`TRIM_EVERY`] uses, since asking costs a system call.
+//!   when the hub is idle or each [`TRIM_EVERY`] uses, since asking costs a system call. Of an idle hub's
+//!   pool, only the [`WARM`] stacks that will be used next keep anything at all.
 
 use std::io;
 use std::mem;
@@ -38,6 +39,10 @@ pub(crate) const MAX_SIZE: usize = 1 << 30;
 const KEEP: usize = 16 * 1024;
 /// A busy stack's pages below [`KEEP`] are given back after this many uses.
 const TRIM_EVERY: u32 = 256;
+/// How many pooled stacks of a size keep their top pages while the hub is idle: 4 MiB for those that touched one page.
+const WARM: usize = 1024;
+/// How many stacks are trimmed before the hub looks for events again: less than a millisecond's work.
+const TRIM_AT_ONCE: usize = 1024;
 /// 32 colours of one cache line each do as well as more, and leave half a page to the parked frames.
 const COLOURS: usize = 32;
 const CACHE_LINE: usize = 64;
@@ -164,6 +169,8 @@ struct Class {
     slabs: Vec<Slab>,
     /// How many in `free` are listed: they may hold dirty deep pages.
     untrimmed: usize,
+    /// So many at the beginning of `free` hold no memory.
+    cold: usize,
 }
 
 #[derive(Debug)]
@@ -188,6 +195,7 @@ impl Pool {
             Some(stack) => stack,
             None => class.cut()?,
         };
+        class.cold = class.cold.min(class.free.len());
         if mem::take(&mut stack.listed) {
             class.untrimmed -= 1;
         }
@@ -214,14 +222,17 @@ impl Pool {
         class.free.push(stack);
     }
 
-    /// Gives the deep pages of all idle stacks back to the system. For when there is nothing else to do.
+    /// Gives memory that idle stacks hold back to the system. For when there is nothing else to do: `true` if there is more to give
+    /// back, but something else may have come up meanwhile.
     #[inline]
-    pub(crate) fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) -> bool {
+        let mut budget = TRIM_AT_ONCE;
         for class in &mut self.classes {
-            if class.untrimmed > 0 {
-                class.trim();
+            if class.untrimmed > 0 || class.cold + WARM < class.free.len() {
+                budget = class.trim(budget);
             }
         }
+        budget == 0
     }
 
     /// How many stacks are idle.
@@ -234,7 +245,7 @@ impl Pool {
         let position = match self.classes.iter().position(|class| class.size == size) {
             Some(position) => position,
             None => {
-                self.classes.push(Class { size, free: Vec::new(), slabs: Vec::new(), untrimmed: 0 });
+                self.classes.push(Class { size, free: Vec::new(), slabs: Vec::new(), untrimmed: 0, cold: 0 });
                 self.classes.len() - 1
             }
         };
@@ -254,18 +265,26 @@ impl Stack {
 }
 
 impl Class {
+    /// Gives back what idle stacks hold too much, `budget` stacks at most. Gives the budget that is left.
     #[cold]
-    fn trim(&mut self) {
+    fn trim(&mut self, mut budget: usize) -> usize {
         for stack in self.free.iter_mut().rev() {
-            if stack.listed {
-                stack.listed = false;
+            if self.untrimmed == 0 || budget == 0 {
+                break;
+            }
+            if mem::take(&mut stack.listed) {
                 stack.trim();
                 self.untrimmed -= 1;
-                if self.untrimmed == 0 {
-                    return;
-                }
+                budget -= 1;
             }
         }
+        let cold = self.free.len().saturating_sub(WARM).min(self.cold + budget);
+        for stack in self.free.get_mut(self.cold..cold).unwrap_or_default() {
+            stack.clear();
+            budget -= 1;
+        }
+        self.cold = self.cold.max(cold);
+        budget
     }
 
     /// A stack that was never used, from the newest slab or a new one.

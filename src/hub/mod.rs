@@ -371,14 +371,16 @@ impl Hub {
             }
             return Ok(());
         }
-        self.stacks.borrow_mut().trim();
+        let more_to_trim = self.stacks.borrow_mut().trim();
         self.home.trim();
         if self.virtual_now.get().is_some() && self.jump_to_next_deadline() {
             return Ok(());
         }
         // First, for who finds the hub asleep must find the alarm set.
         drop(self.poller());
-        if self.home.fall_asleep() {
+        if more_to_trim {
+            self.poll(Some(Duration::ZERO));
+        } else if self.home.fall_asleep() {
             self.poll(timeout);
             self.home.wake_up();
         }
