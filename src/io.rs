@@ -177,10 +177,13 @@ impl<S: AsFd> Io<S> {
         len: usize,
         read: impl FnMut(&S) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        if len == 0 {
+            return Ok(0);
+        }
         self.run(Direction::Read, what, None, |&done| done < len, read)
     }
 
-    /// Reads from a stream that may end a read early, so that a short one tells nothing.
+    /// Reads from a stream on which a read may end early, so that a short one tells nothing.
     #[inline]
     pub(crate) fn read_chunks(
         &self,
@@ -188,7 +191,10 @@ impl<S: AsFd> Io<S> {
         len: usize,
         read: impl FnMut(&S) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        self.run(Direction::Read, what, None, |&done| done < len, read)
+        if len == 0 {
+            return Ok(0);
+        }
+        self.run(Direction::Read, what, None, |_| false, read)
     }
 
     /// Writes `len` bytes to a stream socket by `write`, until `deadline` if there is one.
@@ -198,8 +204,12 @@ impl<S: AsFd> Io<S> {
         what: &'static str,
         len: usize,
         deadline: Option<Nanos>,
-        write: impl FnMut(&S) -> io::Result<usize>,
+        mut write: impl FnMut(&S) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        if len == 0 {
+            // Needs no room, so it never waits; but may tell that the socket is closed.
+            return write(&self.source);
+        }
         self.run(Direction::Write, what, deadline, |&done| done < len, write)
     }
 
@@ -311,26 +321,40 @@ impl<S: AsFd> Io<S> {
         let slot = hub.register_fd(self.source.as_fd(), direction)?;
         let registration = Registration { home: hub.home, incarnation: hub.incarnation, slot };
         if self.first.set(registration).is_err() {
-            self.others().push(registration);
+            let mut others = self.others();
+            // A socket that outlives many threads must not keep count of them.
+            others.retain(|other| other.home.incarnation() == other.incarnation);
+            others.push(registration);
             self.has_others.store(true, Ordering::Release);
         }
         Ok(slot)
     }
 
+    /// Has all who wait try again: the socket was shut down, which the system does not always tell writers.
+    pub(crate) fn poke(&self) {
+        self.for_each_hub(
+            |hub, slot| hub.poke_fd(slot),
+            |SlotId { index, generation }| Message::Poke { slot: index, generation },
+        );
+    }
+
     /// Ends all registrations.
     fn unregister(&self, stays_open: bool) {
-        let Some(first) = self.first.get() else { return };
         let stays_open = stays_open || self.duplicated.load(Ordering::Relaxed);
-        let here = hub::existing();
+        self.for_each_hub(
+            |hub, slot| hub.close_fd(slot, self.source.as_fd(), stays_open),
+            |SlotId { index, generation }| Message::Closed { slot: index, generation },
+        );
+    }
+
+    /// Does something at each hub that this is registered with: `here`, or by a message.
+    fn for_each_hub(&self, here: impl Fn(&Hub, SlotId), elsewhere: impl Fn(SlotId) -> Message) {
+        let Some(first) = self.first.get() else { return };
+        let own = hub::existing();
         for registration in [*first].iter().chain(self.others().iter()) {
-            let SlotId { index, generation } = registration.slot;
-            match here {
-                Some(hub) if hub.incarnation == registration.incarnation => {
-                    hub.close_fd(registration.slot, self.source.as_fd(), stays_open);
-                }
-                _ => registration
-                    .home
-                    .post(registration.incarnation, Message::Closed { slot: index, generation }),
+            match own {
+                Some(hub) if hub.incarnation == registration.incarnation => here(hub, registration.slot),
+                _ => registration.home.post(registration.incarnation, elsewhere(registration.slot)),
             }
         }
     }

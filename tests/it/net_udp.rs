@@ -180,7 +180,10 @@ fn addresses_are_resolved_and_their_absence_is_an_error() {
     assert_eq!(error_kind(there.connect(none)), ErrorKind::InvalidInput);
     assert_eq!(error_kind(UdpSocket::bind(none)), ErrorKind::InvalidInput);
     assert_eq!(error_kind(UdpSocket::bind(address)), ErrorKind::AddrInUse);
-    assert_eq!(error_kind(there.send(b"to whom?")), std::io::Error::from_raw_os_error(libc::EDESTADDRREQ).kind());
+    assert_eq!(
+        error_kind(there.send(b"to whom?")),
+        std::io::Error::from_raw_os_error(libc::EDESTADDRREQ).kind()
+    );
     assert_eq!(error_kind(there.peer_addr()), ErrorKind::NotConnected);
 }
 
