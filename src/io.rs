@@ -226,7 +226,7 @@ impl<S: AsFd> Io<S> {
         mut buffer: &[u8],
         mut write: impl FnMut(&S, &[u8]) -> io::Result<usize>,
     ) -> io::Result<()> {
-        let deadline = (!self.timeout(Direction::Write).is_none()).then(|| self.deadline(Direction::Write));
+        let deadline = self.timeout(Direction::Write).map(|_| self.deadline(Direction::Write));
         while !buffer.is_empty() {
             let written = self.write_stream(what, buffer.len(), deadline, |source| write(source, buffer))?;
             if written == 0 {
@@ -438,8 +438,7 @@ pub(crate) fn persist<R>(
             continue;
         }
         let next = hub.deadline(pause);
-        hub.park(reason, next.min(deadline))?;
-        if next >= deadline {
+        if hub.park(reason, next.min(deadline))? == Wake::TimedOut && next >= deadline {
             return Err(io::Error::new(io::ErrorKind::TimedOut, Late { reason }));
         }
         pause = (pause * 2).min(LONGEST);
@@ -458,3 +457,23 @@ impl std::fmt::Display for Late {
 }
 
 impl std::error::Error for Late {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn registrations_with_hubs_that_are_gone_do_not_pile_up() {
+        let (socket, _peer) = UnixDatagram::pair().unwrap();
+        let io = Io::adopt(socket);
+        io.set_timeout(Direction::Read, Some(Duration::from_millis(1))).unwrap();
+        for _ in 0..10 {
+            std::thread::scope(|s| {
+                let thread = s.spawn(|| io.read_with("test of fd", |socket| socket.recv(&mut [0])));
+                assert_eq!(thread.join().unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+            });
+        }
+        assert!(io.others().len() <= 1);
+    }
+}
