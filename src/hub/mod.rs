@@ -430,6 +430,7 @@ impl Hub {
                 Message::Unpark(task) => on(&task, Task::unpark),
                 Message::Unreferenced(task) => task.unreferenced(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
+                Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
             }
         }
     }
@@ -1048,6 +1049,13 @@ impl Hub {
                 poller.deregister(fd);
             }
             poller.forget(id);
+        }
+    }
+
+    /// Something has happened to the descriptor of which no event may tell: who waits looks again.
+    pub(crate) fn poke_fd(&self, id: SlotId) {
+        if let Some(poller) = &mut *self.poller.borrow_mut() {
+            poller.poke(id);
         }
     }
 

@@ -49,6 +49,8 @@ pub(crate) enum Message {
     Unreferenced(TaskRef),
     /// A socket that was registered here was closed over there.
     Closed { slot: u32, generation: u32 },
+    /// A socket that is registered here was shut down over there.
+    Poke { slot: u32, generation: u32 },
 }
 
 /// See the module's head.
