@@ -8,8 +8,11 @@ mod greenlet;
 mod hub;
 mod io;
 pub mod net;
+pub mod server;
 mod sys;
 mod task;
+#[doc(hidden)]
+pub mod testing;
 mod timeout;
 
 pub use crate::blocking::unblock;
