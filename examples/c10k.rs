@@ -25,8 +25,8 @@ use switchgrass::{spawn, unblock};
 #[macro_use]
 mod common;
 
-use common::server::StreamServer; // to be switchgrass::server::StreamServer
 use common::{Failure, grouped, number, process, size};
+use switchgrass::server::StreamServer;
 
 const HELP: &str = "\
 Holds many connections, and shows what they cost.

@@ -20,7 +20,7 @@ use switchgrass::{sleep, spawn, timeout};
 mod common;
 
 use common::Failure;
-use common::server::StreamServer; // to be switchgrass::server::StreamServer
+use switchgrass::server::StreamServer;
 
 /// What a fetch may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -17,7 +17,6 @@ macro_rules! complain {
 }
 
 pub(crate) mod process;
-pub(crate) mod server;
 pub(crate) mod signals;
 
 pub(crate) fn print(text: Arguments<'_>) {

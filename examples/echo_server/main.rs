@@ -27,9 +27,9 @@ mod common;
 mod clients;
 mod options;
 
-use common::server::StreamServer; // to be switchgrass::server::StreamServer
 use common::{Failure, process, signals};
 use options::{Mode, Options};
+use switchgrass::server::StreamServer;
 
 /// One connection. `read` and `write_all` wait for the client; the other 9,999 run meanwhile.
 fn echo(mut stream: TcpStream) -> io::Result<()> {

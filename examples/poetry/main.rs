@@ -33,8 +33,8 @@ mod threads;
 mod common;
 
 use common::Failure;
-use common::server::StreamServer; // to be switchgrass::server::StreamServer
 use poems::{POEMS, Poem};
+use switchgrass::server::StreamServer;
 
 struct Way {
     name: &'static str,

@@ -97,7 +97,7 @@ as_std! { TcpStream, std::net::TcpStream:
 
 /// A TCP socket that accepts connections; [`std::net::TcpListener`], cooperative.
 ///
-/// `StreamServer` does around it what a server needs.
+/// [`StreamServer`](crate::server::StreamServer) does around it what a server needs.
 pub struct TcpListener {
     io: Io<net::TcpListener>,
 }

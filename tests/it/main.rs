@@ -9,6 +9,7 @@ mod net;
 mod net_udp;
 mod net_unix;
 mod scope;
+mod server;
 mod stress;
 mod threads;
 mod timeout;
