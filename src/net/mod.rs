@@ -17,6 +17,7 @@
 //!
 //! **To end somebody's wait**, `shutdown` the socket, or kill the greenlet. Dropping the socket cannot do it, as closing does
 //! elsewhere: who waits borrows it, so it is not dropped before. One that is shared (`Rc`, `Arc`) closes with its last owner.
+//! (Who waits to write on a *clone* of a Unix socket is not told of `Shutdown::Write`, of which the system makes no event.)
 //!
 //! All stable methods of std 1.95 are there, except:
 //!

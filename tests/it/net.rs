@@ -548,7 +548,7 @@ fn the_limit_of_write_all_is_for_the_whole() {
         }
     });
     assert_eq!(error_kind(here.write_all(&vec![0; 1 << 30])), ErrorKind::TimedOut);
-    assert!(read.get() > 1);
+    assert!(read.get() > 0);
     drop(here);
     peer.join().unwrap();
 }
