@@ -155,8 +155,7 @@ fn switch_raw(keys: &Keys) -> Outcome {
     let n = keys.number("n", 10_000_000) / 2;
     let pong = Coroutine::new(|mut got: u64| {
         let main = Coroutine::main();
-        let ping =
-            main.switch(got).and_then(|_| Ok(PING.take().expect("it was put there"))).expect("main is there");
+        let ping = main.switch(got).map(|_| PING.take().expect("it was put there")).expect("main is there");
         let mut sum = 0;
         for i in 0.. {
             sum += got;

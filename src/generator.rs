@@ -291,7 +291,7 @@ impl<Y, S, R> Generator<Y, S, R> {
         self.link.abandoned.set(true);
         *self.link.caller.borrow_mut() = None;
         let (Some(task), Some(hub)) = (self.task.here(), hub::existing()) else { return };
-        if !unwind::CAN_UNWIND {
+        if !unwind::is_possible() {
             return;
         }
         match task.local.state.get() {
@@ -448,8 +448,10 @@ type Function<Y, S, R> = Box<dyn FnOnce(&Yielder<Y, S>, S) -> R>;
 
 struct GeneratorBody<Y, S, R> {
     /// Taken when it runs: what is left when the task is freed, perhaps by another thread, is empty.
-    parts: Cell<Option<(Rc<Link<Y, S, R>>, Function<Y, S, R>)>>,
+    parts: Cell<Option<Parts<Y, S, R>>>,
 }
+
+type Parts<Y, S, R> = (Rc<Link<Y, S, R>>, Function<Y, S, R>);
 
 impl<Y: 'static, S: 'static, R: 'static> Body for GeneratorBody<Y, S, R> {
     fn run(&self, _task: &Task, start: Result<(), Payload>) {

@@ -249,6 +249,9 @@ impl<S: AsFd> Io<S> {
     ) -> io::Result<R> {
         let hub = hub();
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
+        if !nonblocking {
+            hub.be_fair();
+        }
         loop {
             let slot = self.slot_of(hub);
             if nonblocking || slot.is_none_or(|slot| hub.fd_ready(slot, direction)) {

@@ -1,8 +1,8 @@
 //! A server for connections: accepts them, and calls a handler for each in a greenlet of its own.
 //!
-//! One greenlet accepts ([`Server::accept`] is its loop). It is stopped by killing it, which cannot lose a connection:
+//! One greenlet accepts (`Server::accept` is its loop). It is stopped by killing it, which cannot lose a connection:
 //! it suspends only before the system call that accepts one, never between that and the spawning of its handler.
-//! Each connection has an entry in [`Server::live`], from its spawning until its greenlet is about to end.
+//! Each connection has an entry in `Server::live`, from its spawning until its greenlet is about to end.
 
 #![forbid(unsafe_code)]
 
@@ -150,7 +150,9 @@ impl StreamServer {
                 }
             }
         };
-        let acceptor = Builder::new().name(name).spawn(accept).expect("the default stack size is allowed");
+        let Ok(acceptor) = Builder::new().name(name).spawn(accept) else {
+            unreachable!("the default size of a stack is allowed");
+        };
         server.acceptor.replace(Some(Rc::new(acceptor)));
     }
 
@@ -269,7 +271,7 @@ struct Owner(Rc<Server>);
 impl Drop for Owner {
     fn drop(&mut self) {
         // Where nothing can be killed, the server accepts as long as the thread lives.
-        if let Some(acceptor) = self.0.acceptor.take().filter(|_| unwind::CAN_UNWIND) {
+        if let Some(acceptor) = self.0.acceptor.take().filter(|_| unwind::is_possible()) {
             acceptor.kill_nowait();
         }
     }

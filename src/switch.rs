@@ -245,10 +245,11 @@ impl<M: 'static> Coroutine<M> {
         // The common case: it is suspended, or about to start, with a slot for an M.
         if let Some(target) = hub.local(self.handle.task()) {
             let (state, slot) = (target.local.state.get(), target.local.slot.get());
-            if let (State::Switched | State::Unstarted, Some(slot)) = (state, slot) {
-                if slot.message.is(TypeInfo::of::<M>()) && hub.may_switch_fast() {
-                    return Self::switch_checked(hub, target, slot, message);
-                }
+            if let (State::Switched | State::Unstarted, Some(slot)) = (state, slot)
+                && slot.message.is(TypeInfo::of::<M>())
+                && hub.may_switch_fast()
+            {
+                return Self::switch_checked(hub, target, slot, message);
             }
         }
         self.switch_slow(hub, message)
@@ -343,10 +344,7 @@ impl<M: 'static> Coroutine<M> {
     ///
     /// As [`switch`](Self::switch); at once, if it is the current one that is thrown into. In a program built with `panic = "abort"`.
     pub fn throw(&self, payload: Payload) -> Result<M, SwitchError<Payload>> {
-        assert!(
-            unwind::CAN_UNWIND,
-            "throw() works by unwinding, and this program is built with panic = \"abort\": build it with panic = \"unwind\""
-        );
+        unwind::require("throw()");
         let hub = hub();
         if self.handle.task().here().is_none() {
             return Err(self.other_thread(payload));
@@ -559,7 +557,7 @@ impl<M: 'static> Body for CoroutineBody<M> {
         if task.shared().handles.load(Ordering::Acquire) > 0 {
             return;
         }
-        if !unwind::CAN_UNWIND {
+        if !unwind::is_possible() {
             return;
         }
         if matches!(local.local.state.get(), State::Switched | State::Unstarted) {

@@ -44,6 +44,8 @@ const RESUMES_PER_CHECK: u32 = 64;
 const CHECKS_PER_TURN: u32 = 16;
 /// … or this long, whichever comes first.
 const TURN: Nanos = 500_000;
+/// Operations on descriptors that did not have to wait, in a row, before others get their turn. As tokio's budget.
+const OPERATIONS_PER_TURN: u32 = 128;
 /// How often a hub that only another thread could wake looks whether there is another thread.
 const LONELY_CHECK: Duration = Duration::from_secs(1);
 
@@ -121,6 +123,8 @@ pub(crate) struct Hub {
     poller: RefCell<Option<Poller>>,
     /// Tasks that wait for a descriptor, for work given to another OS thread, or for a task of another hub.
     outside_waits: Cell<usize>,
+    /// How many operations on descriptors there were since one had to wait.
+    unwaited: Cell<u32>,
     /// First in the list of tasks that have not ended, newest first.
     live: Cell<Option<NonNull<Task>>>,
     pub(crate) live_count: Cell<usize>,
@@ -219,6 +223,7 @@ fn create() -> &'static Hub {
         timers: RefCell::default(),
         poller: RefCell::default(),
         outside_waits: Cell::new(0),
+        unwaited: Cell::new(0),
         live: Cell::new(None),
         live_count: Cell::new(0),
         next_id: Cell::new(0),
@@ -1023,6 +1028,18 @@ impl Hub {
         }
     }
 
+    /// To be called before each operation: lets others run if many in a row did not have to wait, so that a greenlet which always finds
+    /// something to read starves nobody. (Before, not after: a timeout that strikes here must not lose what was read.)
+    #[inline]
+    pub(crate) fn be_fair(&self) {
+        let unwaited = self.unwaited.get() + 1;
+        self.unwaited.set(unwaited);
+        if unwaited > OPERATIONS_PER_TURN {
+            self.unwaited.set(0);
+            self.yield_now();
+        }
+    }
+
     /// Waits for the next edge. May switch.
     pub(crate) fn wait_fd(
         &self,
@@ -1033,6 +1050,7 @@ impl Hub {
         deadline: Nanos,
     ) -> io::Result<Wake> {
         self.may_suspend(reason)?;
+        self.unwaited.set(0);
         if let Some(poller) = &mut *self.poller.borrow_mut() {
             poller.extend(id, fd, direction)?;
             poller.wait(id, direction, self.waker());

@@ -32,7 +32,7 @@ impl Hub {
         self.special.set(true);
         // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
         // until nobody is left or it is enough.
-        let rounds = if unwind::CAN_UNWIND { PATIENCE } else { 0 };
+        let rounds = if unwind::is_possible() { PATIENCE } else { 0 };
         for _ in 0..rounds {
             let living = self.living();
             for task in living.iter().rev().filter_map(|task| task.here()) {

@@ -160,10 +160,10 @@ impl Home {
             inbox.push(message);
         }
         self.pending.store(true, Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::SeqCst) {
-            if let Some(alarm) = &*lock(&self.alarm) {
-                alarm.wake().expect("waking a hub writes to an eventfd of our own");
-            }
+        if self.sleeping.swap(false, Ordering::SeqCst)
+            && let Some(alarm) = &*lock(&self.alarm)
+        {
+            alarm.wake().expect("waking a hub writes to an eventfd of our own");
         }
     }
 

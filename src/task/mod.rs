@@ -203,13 +203,16 @@ pub(crate) struct Shared {
     vtable: &'static VTable,
 }
 
+/// A place in a list of tasks, which keeps those in it alive by other means.
+pub(crate) type Link = Cell<Option<NonNull<Task>>>;
+
 /// What only the thread of the task's hub touches.
 ///
 /// In this order: what each switch touches comes first, in as few cache lines as possible.
 #[repr(C)]
 pub(crate) struct Local {
     /// Next in the ready queue. Means something only while `state` is `Ready`.
-    next: Cell<Option<NonNull<Task>>>,
+    next: Link,
     /// This task, with the right to the whole `TaskCell`.
     this: NonNull<Task>,
     pub(crate) suspender: Cell<*const Suspender>,
@@ -256,7 +259,7 @@ pub(crate) struct Local {
     /// When it was measured: the result, once it has ended.
     pub(crate) stack_used: Cell<usize>,
     /// Neighbours in the hub's list of live tasks.
-    pub(crate) live: (Cell<Option<NonNull<Task>>>, Cell<Option<NonNull<Task>>>),
+    pub(crate) live: (Link, Link),
 }
 
 /// How the typed part of a task is reached through an untyped pointer.
@@ -540,8 +543,11 @@ impl TaskRef {
     /// This must be the thread of that hub.
     #[inline(always)]
     pub(crate) unsafe fn of_hub(&self, incarnation: u64) -> Option<&Task> {
-        // SAFETY: kept alive by self; if the number is the same, this is its owner's thread.
-        (self.shared().incarnation == incarnation).then(|| unsafe { self.0.as_ref() })
+        if self.shared().incarnation != incarnation {
+            return None;
+        }
+        // SAFETY: kept alive by self; and the number is the same, so this is its owner's thread.
+        Some(unsafe { self.0.as_ref() })
     }
 
     /// The typed part.

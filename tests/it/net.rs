@@ -1437,3 +1437,29 @@ fn two_hundred_thousand_connections_leave_no_descriptor() {
         }
     });
 }
+
+#[test]
+fn a_reader_that_always_finds_data_starves_nobody() {
+    time_limit();
+    let (here, mut there) = connected();
+    there.write_all(&[7; 1000]).unwrap();
+    let turns = Rc::new(Cell::new(0));
+    let counter = spawn({
+        let turns = turns.clone();
+        move || {
+            loop {
+                turns.set(turns.get() + 1);
+                yield_now();
+            }
+        }
+    });
+    let reader = spawn(move || {
+        for _ in 0..1000 {
+            (&here).read_exact(&mut [0]).unwrap();
+        }
+    });
+    reader.join().unwrap();
+    // Each of the others has its turn at least every 128 operations.
+    assert!(turns.get() >= 1000 / 128, "{}", turns.get());
+    counter.kill();
+}
