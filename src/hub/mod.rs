@@ -46,6 +46,12 @@ const CHECKS_PER_TURN: u32 = 16;
 const TURN: Nanos = 500_000;
 /// Operations on descriptors that did not have to wait, in a row, before others get their turn. As tokio's budget.
 const OPERATIONS_PER_TURN: u32 = 128;
+/// After so long without an event, memory that was kept for the next tasks goes back to the system …
+const QUIET: Duration = Duration::from_millis(10);
+/// … of so many stacks at a time: less than a millisecond's work.
+const STACKS_SWEPT_IDLE: usize = 1024;
+/// A busy hub sweeps so many per turn: less than one part in a hundred of its time.
+const STACKS_SWEPT_BUSY: usize = 8;
 /// How often a hub that only another thread could wake looks whether there is another thread.
 const LONELY_CHECK: Duration = Duration::from_secs(1);
 
@@ -359,6 +365,7 @@ impl Hub {
             if self.poller.borrow().as_ref().is_some_and(Poller::has_sources) {
                 self.poll(Some(Duration::ZERO));
             }
+            self.tidy_up_a_little();
             return Ok(());
         }
         let timeout = match self.timers.borrow_mut().next_deadline() {
@@ -376,20 +383,31 @@ impl Hub {
             }
             return Ok(());
         }
-        let more_to_trim = self.stacks.borrow_mut().trim();
-        self.home.trim();
         if self.virtual_now.get().is_some() && self.jump_to_next_deadline() {
             return Ok(());
         }
         // First, for who finds the hub asleep must find the alarm set.
         drop(self.poller());
-        if more_to_trim {
-            self.poll(Some(Duration::ZERO));
-        } else if self.home.fall_asleep() {
-            self.poll(timeout);
+        let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
+        let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
+        if self.home.fall_asleep() {
+            self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
             self.home.wake_up();
         }
+        if may_be_quiet && self.home.ready().is_empty() && !self.home.has_mail() {
+            self.stacks.borrow_mut().sweep(STACKS_SWEPT_IDLE);
+            self.home.trim();
+        } else {
+            self.tidy_up_a_little();
+        }
         Ok(())
+    }
+
+    /// Gives some of the memory back that is kept for the next tasks, if it is very much.
+    fn tidy_up_a_little(&self) {
+        if self.stacks.borrow().has_dirt(true) {
+            self.stacks.borrow_mut().sweep(STACKS_SWEPT_BUSY);
+        }
     }
 
     fn poll(&self, timeout: Option<Duration>) {

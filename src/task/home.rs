@@ -133,6 +133,11 @@ impl Home {
         &self.ready
     }
 
+    /// Whether [`Home::trim`] would give something back. Owner only.
+    pub(crate) fn keeps_much(&self) -> bool {
+        self.cells.keep_much()
+    }
+
     /// The hub has nothing to do: gives memory back that was kept for a busy one. Owner only.
     #[inline]
     pub(crate) fn trim(&self) {
