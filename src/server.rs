@@ -1,8 +1,8 @@
 //! A server for connections: accepts them, and calls a handler for each in a greenlet of its own.
 //!
-//! One greenlet accepts ([`Server::accept`] is its loop). It is stopped by killing it, which cannot lose a connection:
+//! One greenlet accepts (`Server::accept` is its loop). It is stopped by killing it, which cannot lose a connection:
 //! it suspends only before the system call that accepts one, never between that and the spawning of its handler.
-//! Each connection has an entry in [`Server::live`], from its spawning until its greenlet is about to end.
+//! Each connection has an entry in `Server::live`, from its spawning until its greenlet is about to end.
 
 #![forbid(unsafe_code)]
 
