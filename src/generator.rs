@@ -68,7 +68,7 @@ pub enum GeneratorState {
 }
 
 /// Why nothing can be sent. Gives back what was to be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GeneratorError<S> {
     /// The generator has ended.
@@ -100,10 +100,17 @@ impl<S> fmt::Display for GeneratorError<S> {
     }
 }
 
-impl<S: fmt::Debug> std::error::Error for GeneratorError<S> {}
+// Without asking that of the value, as std's `SendError`: `send` can be unwrapped whatever is sent.
+impl<S> fmt::Debug for GeneratorError<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<S> std::error::Error for GeneratorError<S> {}
 
 /// Why [`Generator::close`] did not close it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseError<Y> {
     /// It caught the exit and yielded this.
@@ -124,7 +131,13 @@ impl<Y> fmt::Display for CloseError<Y> {
     }
 }
 
-impl<Y: fmt::Debug> std::error::Error for CloseError<Y> {}
+impl<Y> fmt::Debug for CloseError<Y> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<Y> std::error::Error for CloseError<Y> {}
 
 /// What a generator's function yields through.
 pub struct Yielder<Y, S> {
@@ -147,6 +160,15 @@ struct Link<Y, S, R> {
 enum Output<Y, R> {
     Step(Step<Y, R>),
     Panic(Payload),
+}
+
+impl<Y, R> Output<Y, R> {
+    fn into_step(self) -> Step<Y, R> {
+        match self {
+            Output::Step(step) => step,
+            Output::Panic(payload) => unwind::raise(payload),
+        }
+    }
 }
 
 const NEXT: Reason = Reason::new("next value of a generator");
@@ -198,7 +220,7 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
             });
         }
         self.link.input.set(Some(value));
-        Ok(self.resume())
+        Ok(self.resume().into_step())
     }
 
     /// Has the pending `yield_` unwind with `payload`; gives what the generator yields next or returns, if it catches that.
@@ -218,7 +240,7 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
             None => {}
         }
         self.on_task(|task| task.set_interrupt(Interrupt::Raise(payload)));
-        Ok(self.resume())
+        Ok(self.resume().into_step())
     }
 
     /// Has the pending `yield_` unwind with [`GreenletExit`]. Gives what the generator returned, if it caught that and returned.
@@ -238,13 +260,11 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
             None => {}
         }
         self.on_task(|task| task.set_interrupt(Interrupt::Raise(Box::new(GreenletExit))));
-        match unwind::catch(|| self.resume()) {
-            Ok(Step::Yield(value)) => Err(CloseError::Ignored(value)),
-            Ok(Step::Return(value)) => Ok(Some(value)),
-            Err(payload) if payload.is::<GreenletExit>() && self.state() == GeneratorState::Closed => {
-                Ok(None)
-            }
-            Err(payload) => unwind::raise(payload),
+        match self.resume() {
+            Output::Step(Step::Yield(value)) => Err(CloseError::Ignored(value)),
+            Output::Step(Step::Return(value)) => Ok(Some(value)),
+            Output::Panic(payload) if payload.is::<GreenletExit>() => Ok(None),
+            Output::Panic(payload) => unwind::raise(payload),
         }
     }
 
@@ -253,12 +273,18 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
             GeneratorState::Closed => Some(GeneratorError::Closed(())),
             GeneratorState::Running => Some(GeneratorError::Running(())),
             _ if hub().may_suspend(NEXT).is_err() => Some(GeneratorError::Unwinding(())),
+            // A kill or a timeout of its own has got it going.
+            _ if !self
+                .on_task(|task| matches!(task.local.state.get(), State::Exchanging | State::Unstarted)) =>
+            {
+                Some(GeneratorError::Running(()))
+            }
             _ => None,
         }
     }
 
     /// Runs the generator until it yields or ends.
-    fn resume(&self) -> Step<Y, R> {
+    fn resume(&self) -> Output<Y, R> {
         let hub = hub();
         let current = hub.current();
         self.link.state.set(GeneratorState::Running);
@@ -269,10 +295,7 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
             unwind::raise(payload);
         }
         std::mem::forget(waiting);
-        match self.link.output.take().expect("a generator that gives control back has an output") {
-            Output::Step(step) => step,
-            Output::Panic(payload) => unwind::raise(payload),
-        }
+        self.link.output.take().expect("a generator that gives control back has an output")
     }
 
     fn on_task<T>(&self, act: impl FnOnce(&Task) -> T) -> T {
@@ -390,8 +413,11 @@ impl<Y: 'static, S: 'static> Yielder<Y, S> {
             step = match self.try_yield(value) {
                 Ok(sent) => inner.send(sent).unwrap_or_else(|error| panic!("{CANNOT}: {error}")),
                 Err(payload) if payload.is::<GreenletExit>() => match inner.close() {
-                    Ok(_) => unwind::raise(payload),
-                    Err(error) => panic!("yield_from could not close the inner generator: {error}"),
+                    Err(error @ CloseError::Ignored(_)) => {
+                        panic!("yield_from could not close the inner generator: {error}")
+                    }
+                    // If it cannot be closed now, it is when it is dropped, or has been killed itself.
+                    Ok(_) | Err(CloseError::Running | CloseError::Unwinding) => unwind::raise(payload),
                 },
                 Err(payload) => inner.throw(payload).unwrap_or_else(|error| panic!("{CANNOT}: {error}")),
             };
@@ -431,11 +457,16 @@ impl<Y, S, R> Exchange<Y, S> for Link<Y, S, R> {
             // Closed for good, or this is a destructor that runs while the generator unwinds.
             return Err(Box::new(GreenletExit));
         }
-        // None: a kill or a timeout of its own has got the generator going, and nobody has asked for a value.
-        let Some(caller) = self.caller.take() else { return Err(Box::new(GreenletExit)) };
+        // None: a kill or a timeout of its own has got the generator going, and nobody has asked for a value. Or who has asked was
+        // killed or timed out meanwhile, and is about to unwind.
+        let caller = self.caller.take();
+        let waiting = |task: &&Task| task.local.state.get() == State::Exchanging;
+        let Some(caller) = caller.as_ref().and_then(TaskRef::here).filter(waiting) else {
+            return Err(Box::new(GreenletExit));
+        };
         self.output.set(Some(Output::Step(Step::Yield(value))));
         self.state.set(GeneratorState::Suspended);
-        hub.switch_to(caller.here().expect("a generator does not leave its thread"), State::Exchanging);
+        hub.switch_to(caller, State::Exchanging);
         match current.take_interrupt() {
             Some(Interrupt::Raise(payload)) => Err(payload),
             Some(Interrupt::Exit(exit)) => Err(Box::new(exit)),
@@ -445,13 +476,12 @@ impl<Y, S, R> Exchange<Y, S> for Link<Y, S, R> {
 }
 
 type Function<Y, S, R> = Box<dyn FnOnce(&Yielder<Y, S>, S) -> R>;
+type Parts<Y, S, R> = (Rc<Link<Y, S, R>>, Function<Y, S, R>);
 
 struct GeneratorBody<Y, S, R> {
     /// Taken when it runs: what is left when the task is freed, perhaps by another thread, is empty.
     parts: Cell<Option<Parts<Y, S, R>>>,
 }
-
-type Parts<Y, S, R> = (Rc<Link<Y, S, R>>, Function<Y, S, R>);
 
 impl<Y: 'static, S: 'static, R: 'static> Body for GeneratorBody<Y, S, R> {
     fn run(&self, _task: &Task, start: Result<(), Payload>) {

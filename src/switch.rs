@@ -68,7 +68,6 @@ pub struct Coroutine<M: 'static> {
 }
 
 /// Why [`Coroutine::switch`] or [`throw`](Coroutine::throw) gives no value.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum SwitchError<G> {
     /// A coroutine that was to give us its result has ended by [`GreenletExit`] instead. The only one of these that is no refusal: control
@@ -146,7 +145,14 @@ impl<G> fmt::Display for SwitchError<G> {
     }
 }
 
-impl<G: fmt::Debug> std::error::Error for SwitchError<G> {}
+// Without asking that of the message, as std's `SendError`: `switch` can be unwrapped whatever is sent.
+impl<G> fmt::Debug for SwitchError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<G> std::error::Error for SwitchError<G> {}
 
 /// Why [`Coroutine::set_parent`] refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +162,8 @@ pub enum ParentError {
     Cycle,
     /// Main is the root: it has no parent.
     Main,
+    /// It is a greenlet or a generator: what they give goes to who joins or asks.
+    NotACoroutine,
     /// One of them belongs to another thread than this.
     OtherThread,
 }
@@ -165,6 +173,7 @@ impl fmt::Display for ParentError {
         f.write_str(match self {
             ParentError::Cycle => "cyclic parent chain",
             ParentError::Main => "the main coroutine of a thread has no parent",
+            ParentError::NotACoroutine => "only a coroutine can be given a parent",
             ParentError::OtherThread => "the parent cannot be on a different thread",
         })
     }
@@ -285,20 +294,23 @@ impl<M: 'static> Coroutine<M> {
     fn leave_for_good(hub: &Hub, current: &Task, target: &Task) {
         current.local.orphaned.set(false);
         if current.shared.handles.load(Ordering::Acquire) > 0 {
-            // A new one was made meanwhile.
+            // A new one was made meanwhile. If it was being unwound, it has saved itself.
+            current.local.unwanted.set(false);
             return;
         }
         hub.run_next(target);
-        current.local.unwanted.set(true);
+        disown(current);
         unwind::raise(Box::new(GreenletExit));
     }
 
     #[cold]
     fn after_switch(hub: &Hub, current: &Task) -> Result<(), SwitchError<M>> {
+        // First, so that what a panic of the tracer replaces is not left for the next wait.
+        let interrupt = current.take_interrupt();
         if hub.traced.get() {
             hub.tell_tracer();
         }
-        match current.take_interrupt() {
+        match interrupt {
             Some(Interrupt::Raise(payload)) => unwind::raise(payload),
             Some(Interrupt::Exit(exit)) => Err(SwitchError::Exit(exit)),
             None => Ok(()),
@@ -405,6 +417,9 @@ impl<M: 'static> Coroutine<M> {
         };
         if hub.is_main(task) {
             return Err(ParentError::Main);
+        }
+        if task.shared.kind != Kind::Coroutine {
+            return Err(ParentError::NotACoroutine);
         }
         let mut above = Some(new.to_ref());
         while let Some(ancestor) = above {
@@ -557,17 +572,23 @@ impl<M: 'static> Body for CoroutineBody<M> {
         if task.shared().handles.load(Ordering::Acquire) > 0 {
             return;
         }
-        if !unwind::is_possible() {
-            return;
-        }
-        if matches!(local.local.state.get(), State::Switched | State::Unstarted) {
-            local.local.unwanted.set(true);
-            hub().unwind_now(local);
-        } else {
+        match local.local.state.get() {
+            State::Dead => local.settle_parent(),
+            _ if !unwind::is_possible() => {}
+            State::Switched | State::Unstarted if local.local.slot.get().is_some() => {
+                disown(local);
+                hub().unwind_now(local);
+            }
             // It runs, or waits for something that will wake it. It is looked at when it switches away.
-            local.local.orphaned.set(true);
+            _ => local.local.orphaned.set(true),
         }
     }
+}
+
+/// It is to be unwound, since nobody has a handle to it. Should it catch the exit and switch, it is looked at again.
+fn disown(task: &Task) {
+    task.local.unwanted.set(true);
+    task.local.orphaned.set(true);
 }
 
 /// Gives the result of a coroutine that has just ended to the first ancestor that can take it.

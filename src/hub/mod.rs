@@ -108,7 +108,7 @@ pub(crate) struct Hub {
     /// The thread's own task.
     main: TaskRef,
     main_ptr: NonNull<Task>,
-    /// Who runs, or ran last before the loop.
+    /// Who runs. In the loop: who ran last, or the thread's own task if that one has ended; its state is not `Running` then.
     current: Cell<NonNull<Task>>,
     /// The loop itself runs (nothing may wait), or the hub closes (nothing may wait any more).
     no_waiting: Cell<bool>,
@@ -318,8 +318,10 @@ impl Hub {
     #[inline]
     fn in_loop<R>(&self, f: impl FnOnce() -> R) -> R {
         self.no_waiting.set(true);
+        self.special.set(true);
         let result = f();
-        self.no_waiting.set(self.closing.get().is_some());
+        self.no_waiting.set(self.is_closing());
+        self.special.set(self.is_closing() || self.traced.get());
         result
     }
 
@@ -491,12 +493,21 @@ impl Hub {
                 unsafe { &mut *task.local.context.get() }.insert(context).resume()
             }
             Err(error) => {
-                // It ends without having run, with the reason as its panic.
-                let text = format!("{} could not be started: {error}", task.shared.title());
-                // Once: at a limit, thousands may fail, and each has it as its result.
-                static SAID: std::sync::Once = std::sync::Once::new();
-                SAID.call_once(|| sys::write_stderr(format!("switchgrass: {text}\n").as_bytes()));
-                self.in_loop(|| task.run_body(Err(Box::new(text))));
+                // It ends without having run, which needs no stack. What it is made of is dropped here, in the loop.
+                task.local.state.set(State::Dead);
+                self.current.set(self.main_ptr);
+                let end = match task.take_interrupt() {
+                    // It was to end so anyway.
+                    Some(interrupt) => interrupt.into_payload(),
+                    None => {
+                        let text = format!("{} could not be started: {error}", task.shared.title());
+                        // Once: at a limit, thousands may fail, and each has it as its result.
+                        static SAID: std::sync::Once = std::sync::Once::new();
+                        SAID.call_once(|| sys::write_stderr(format!("switchgrass: {text}\n").as_bytes()));
+                        Box::new(text)
+                    }
+                };
+                self.in_loop(|| task.run_body(Err(end)));
                 Turn::Finished
             }
         }
@@ -510,6 +521,8 @@ impl Hub {
     #[inline(never)]
     fn finish(&self, task: &Task) {
         let local = &task.local;
+        // Until the next one is resumed, the loop is on its own: what is dropped here may unwind others (see `unwind_now`).
+        self.current.set(self.main_ptr);
         // SAFETY: as in `resume`; the context has finished.
         if let Some(context) = unsafe { &mut *local.context.get() }.take() {
             let stack = context.into_stack();
@@ -526,6 +539,9 @@ impl Hub {
         }
         self.unlink(task);
         task.shared.ended.set();
+        if task.shared.kind == Kind::Coroutine {
+            task.settle_parent();
+        }
         // SAFETY: the hub's own reference, given to the list of the living by `adopt`. Nothing of `task` is used after.
         drop(unsafe { TaskRef::from_counted(task.ptr()) });
     }
@@ -543,11 +559,7 @@ fn run_task(ptr: NonNull<Task>, suspender: &Suspender) {
     // SAFETY: the hub resumes live tasks only, and keeps them alive until they have ended.
     let task = unsafe { ptr.as_ref() };
     task.local.suspender.set(suspender);
-    let start = match task.take_interrupt() {
-        Some(Interrupt::Raise(payload)) => Err(payload),
-        Some(Interrupt::Exit(exit)) => Err(Box::new(exit) as Payload),
-        None => Ok(()),
-    };
+    let start = task.take_interrupt().map_or(Ok(()), |interrupt| Err(interrupt.into_payload()));
     let guard = AbortIfPanic("a panic reached the root of a greenlet's stack");
     task.run_body(start);
     std::mem::forget(guard);
@@ -720,13 +732,14 @@ impl Hub {
     /// Unwinds `target`, which is suspended, right here, and comes back when it has ended (or has caught the exit
     /// and waits again). Works while the current task unwinds, too: nobody else runs in between, since a task
     /// cannot suspend itself while the thread is panicking.
+    ///
+    /// In the loop there is nobody to come back to: then it is unwound next.
     pub(crate) fn unwind_now(&self, target: &Task) {
         target.set_interrupt(Interrupt::Raise(Box::new(GreenletExit)));
-        if self.no_waiting.get() && self.closing.get().is_none() {
-            // The loop itself: there is nobody to come back to.
+        let task = self.current();
+        if task.local.state.get() != State::Running {
             return self.run_next(target);
         }
-        let task = self.current();
         task.local.state.set(State::Ready);
         self.home.ready().push_front(task);
         self.run_next(target);
@@ -767,11 +780,9 @@ impl Hub {
 
     #[cold]
     fn deliver_interrupt(&self, task: &Task) {
-        match task.take_interrupt() {
-            Some(Interrupt::Raise(payload)) => unwind::raise(payload),
-            // Only `switch` can give an exit as a value, and it looks before this is called.
-            Some(Interrupt::Exit(exit)) => unwind::raise(Box::new(exit)),
-            None => {}
+        // Only `switch` can give an exit as a value, and it looks before this is called.
+        if let Some(interrupt) = task.take_interrupt() {
+            unwind::raise(interrupt.into_payload());
         }
     }
 
@@ -953,6 +964,10 @@ impl Hub {
     #[cold]
     pub(crate) fn tell_tracer(&self) {
         let Some(event) = self.trace_event.take() else { return };
+        if event.target != self.current().shared.id {
+            // The target has not run yet: this is one that is unwound by a destructor on the way there.
+            return self.trace_event.set(Some(event));
+        }
         // Taken out meanwhile: it may switch itself, and is not told of that.
         let Some(mut tracer) = self.tracer.take() else { return };
         match unwind::catch(|| tracer(event)) {

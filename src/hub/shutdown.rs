@@ -29,6 +29,8 @@ impl Hub {
             u32::try_from(living.len()).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(PATIENCE);
         self.closing.set(Some(refusals));
         self.no_waiting.set(true);
+        // From here on this function is the loop.
+        self.current().local.state.set(State::Parked);
         self.special.set(true);
         // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
         // until nobody is left or it is enough.
@@ -69,7 +71,7 @@ impl Hub {
         let task = self.current();
         match self.closing.get() {
             Some(_) if task.local.masked.get() > 0 => {}
-            Some(0) => {
+            Some(0) if !self.is_main(task) => {
                 // It has caught every exit so far. Nobody resumes it.
                 task.local.state.set(State::Parked);
                 loop {
@@ -77,7 +79,7 @@ impl Hub {
                 }
             }
             Some(left) => {
-                self.closing.set(Some(left - 1));
+                self.closing.set(Some(left.saturating_sub(1)));
                 unwind::raise(Box::new(GreenletExit));
             }
             None => {}

@@ -136,6 +136,16 @@ pub(crate) enum Interrupt {
     Exit(GreenletExit),
 }
 
+impl Interrupt {
+    /// What to unwind with, where nothing can be returned.
+    pub(crate) fn into_payload(self) -> Payload {
+        match self {
+            Interrupt::Raise(payload) => payload,
+            Interrupt::Exit(exit) => Box::new(exit),
+        }
+    }
+}
+
 /// A timeout scope, on the stack of the task that it limits.
 #[derive(Debug)]
 pub(crate) struct Scope {
@@ -374,6 +384,22 @@ impl Task {
         let copy = parent.as_ref().map(|handle| handle.task().clone());
         self.local.parent.set(parent);
         copy
+    }
+
+    /// It has ended, and only leads on to its parent: lets go of what cannot matter any more. That is ancestors that have ended, too, and
+    /// that nothing else leads to; and the parent itself, if nobody can switch to this task.
+    ///
+    /// Done now, since the last handle of a parent unwinds it; the memory of this task may be freed where that must not happen.
+    pub(crate) fn settle_parent(&self) {
+        let last_handle = |task: &Task, count| task.shared.handles.load(Ordering::Acquire) == count;
+        while let Some(parent) = self.local.parent.take() {
+            let ended = |task: &&Task| task.local.state.get() == State::Dead && last_handle(task, 1);
+            match parent.task().here().filter(ended) {
+                Some(ended) => self.local.parent.set(ended.local.parent.take()),
+                None if last_handle(self, 0) => return drop(parent),
+                None => return self.local.parent.set(Some(parent)),
+            }
+        }
     }
 
     /// Takes the pending interrupt, if there is one and it may be delivered now.

@@ -2,6 +2,7 @@
 //!
 //! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
 
+mod generator;
 mod greenlet;
 mod hub;
 mod kill;
@@ -11,6 +12,7 @@ mod net_unix;
 mod scope;
 mod server;
 mod stress;
+mod switch;
 mod threads;
 mod timeout;
 mod util;
