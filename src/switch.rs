@@ -284,9 +284,12 @@ impl<M: 'static> Coroutine<M> {
         }
         hub.switch_to(target, State::Switched);
         if current.local.interrupted.get() || hub.traced.get() {
-            Self::after_switch(hub, current)?;
+            return Self::after_switch(hub, current, &answer);
         }
-        Ok(answer.take().expect("whoever resumes a switch has left a message"))
+        match answer.take() {
+            Some(message) => Ok(message),
+            None => unreachable!("whoever resumes a switch has left a message"),
+        }
     }
 
     /// Nobody has a handle to the current coroutine, so nobody can switch back: it ends here, after the message is on its way.
@@ -304,7 +307,8 @@ impl<M: 'static> Coroutine<M> {
     }
 
     #[cold]
-    fn after_switch(hub: &Hub, current: &Task) -> Result<(), SwitchError<M>> {
+    #[inline(never)]
+    fn after_switch(hub: &Hub, current: &Task, answer: &Cell<Option<M>>) -> Result<M, SwitchError<M>> {
         // First, so that what a panic of the tracer replaces is not left for the next wait.
         let interrupt = current.take_interrupt();
         if hub.traced.get() {
@@ -313,7 +317,7 @@ impl<M: 'static> Coroutine<M> {
         match interrupt {
             Some(Interrupt::Raise(payload)) => unwind::raise(payload),
             Some(Interrupt::Exit(exit)) => Err(SwitchError::Exit(exit)),
-            None => Ok(()),
+            None => Ok(answer.take().expect("whoever resumes a switch has left a message")),
         }
     }
 

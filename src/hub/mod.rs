@@ -601,8 +601,10 @@ impl Hub {
             task.local.state.set(State::Running);
             result
         } else {
-            let here = 0_u8;
-            task.local.frame.set(&raw const here);
+            if next.is_none() {
+                let here = 0_u8;
+                task.local.frame.set(&raw const here);
+            }
             // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
             unsafe { (*task.local.suspender.get()).suspend(next.map(NonNull::cast)) };
             Ok(())
@@ -701,23 +703,35 @@ impl Hub {
     #[inline(always)]
     pub(crate) fn switch_to(&self, target: &Task, waiting: State) {
         let task = self.current();
-        let local = &task.local;
-        let nearest = self.nearest_scope(task);
-        if nearest != NEVER {
-            local.timed_out.set(false);
-            self.timers.borrow_mut().arm(task, nearest);
+        if !task.local.scopes.get().is_null() {
+            self.arm_for_scope(task);
         }
         debug_assert!(target.local.state.get().is_suspended());
-        local.state.set(waiting);
-        let result = self.suspend(task, Some(target.ptr()));
-        if let Err(Deadlock) = result {
+        task.local.state.set(waiting);
+        if let Err(Deadlock) = self.suspend(task, Some(target.ptr())) {
             self.fail_deadlocked(task);
         }
+        if !task.local.scopes.get().is_null() {
+            self.check_scope(task);
+        }
+    }
+
+    /// An explicit switch within a timeout: has the task resumed when its time is up.
+    #[cold]
+    fn arm_for_scope(&self, task: &Task) {
+        task.local.timed_out.set(false);
+        let nearest = self.nearest_scope(task);
         if nearest != NEVER {
-            local.deadline.set(NEVER);
-            if local.timed_out.replace(false) {
-                self.raise_expired_scope(task);
-            }
+            self.timers.borrow_mut().arm(task, nearest);
+        }
+    }
+
+    /// Undoes [`Hub::arm_for_scope`], and unwinds if it was that which has resumed the task.
+    #[cold]
+    fn check_scope(&self, task: &Task) {
+        task.local.deadline.set(NEVER);
+        if task.local.timed_out.replace(false) {
+            self.raise_expired_scope(task);
         }
     }
 

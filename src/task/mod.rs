@@ -177,9 +177,15 @@ impl TypeInfo {
         const { &TypeInfo { id: TypeId::of::<M>(), name: std::any::type_name::<M> } }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is(&self, other: &TypeInfo) -> bool {
-        ptr::eq(self, other) || self.id == other.id
+        ptr::eq(self, other) || self.is_slow(other)
+    }
+
+    /// The same type may have several of these: one per part of the program that was compiled by itself.
+    #[cold]
+    fn is_slow(&self, other: &TypeInfo) -> bool {
+        self.id == other.id
     }
 
     pub(crate) fn name(&self) -> &'static str {
