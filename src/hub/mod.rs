@@ -652,7 +652,7 @@ impl Hub {
         local.notified.set(false);
         local.epoch.set(local.epoch.get().wrapping_add(1));
         if let Err(Deadlock) = result {
-            self.fail_deadlocked(task);
+            self.fail_deadlocked(task, State::Parked);
         }
         local.reason.set(Reason::NONE);
         if local.interrupted.get() {
@@ -709,7 +709,7 @@ impl Hub {
         debug_assert!(target.local.state.get().is_suspended());
         task.local.state.set(waiting);
         if let Err(Deadlock) = self.suspend(task, Some(target.ptr())) {
-            self.fail_deadlocked(task);
+            self.fail_deadlocked(task, waiting);
         }
         if !task.local.scopes.get().is_null() {
             self.check_scope(task);
@@ -819,12 +819,15 @@ impl Hub {
 
     /// The thread's own task waits for what can never come.
     #[cold]
-    fn fail_deadlocked(&self, task: &Task) {
+    fn fail_deadlocked(&self, task: &Task, waiting: State) {
         if task.local.masked.get() > 0 {
             // It must not leave now (see `greenlet::scope`): the others have to.
             return self.kill_all_for_deadlock();
         }
+        // The report is of the time before.
+        task.local.state.set(waiting);
         let report = self.deadlock_report();
+        task.local.state.set(State::Running);
         task.local.reason.set(Reason::NONE);
         panic!("{report}");
     }
