@@ -711,7 +711,10 @@ impl Hub {
         local.state.set(waiting);
         let result = self.suspend(task, Some(target.ptr()));
         if let Err(Deadlock) = result {
+            // For the report, which is of the time before.
+            local.state.set(State::Switched);
             self.fail_deadlocked(task);
+            local.state.set(State::Running);
         }
         if nearest != NEVER {
             local.deadline.set(NEVER);
@@ -811,6 +814,7 @@ impl Hub {
             return self.kill_all_for_deadlock();
         }
         let report = self.deadlock_report();
+        task.local.state.set(State::Running);
         task.local.reason.set(Reason::NONE);
         panic!("{report}");
     }

@@ -1,0 +1,427 @@
+//! What becomes of coroutines and generators when the process ends, and what only a process without other threads can show.
+//!
+//! As in `crash.rs`, each case runs in a child process, which is this executable again with the name of the case in the environment,
+//! on the child's main thread.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, ExitCode, Output, exit};
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::Duration;
+use std::{env, thread};
+
+use switchgrass::{Coroutine, Generator, GreenletExit, Step, Yielder, set_tracer, sleep, spawn, yield_now};
+
+struct Case {
+    name: &'static str,
+    /// What the child does on its main thread.
+    child: fn(),
+    status: i32,
+    stdout: &'static str,
+    /// Parts of it. None: it is empty.
+    stderr: &'static [&'static str],
+}
+
+macro_rules! cases {
+    ($($name:ident: $status:literal, $stdout:literal, $stderr:expr, $child:expr;)*) => {
+        &[$(Case { name: stringify!($name), child: $child, status: $status, stdout: $stdout, stderr: &$stderr }),*]
+    };
+}
+
+const CASES: &[Case] = cases! {
+    // The end of the process.
+    a_suspended_one_is_unwound_when_main_returns: 0, "main ends\ng unwound\n", [], || {
+        keep(suspended("g"));
+        println!("main ends");
+    };
+    one_that_is_still_held_by_main_is_unwound_by_its_drop: 0, "main ends\ng unwound\n", [], || {
+        let _g = suspended("g");
+        println!("main ends");
+    };
+    a_handle_in_a_static_does_no_harm: 0, "main ends\ng unwound\n", [], || {
+        static KEPT: OnceLock<Coroutine<()>> = OnceLock::new();
+        KEPT.set(suspended("g")).unwrap();
+        println!("main ends");
+    };
+    nested_ones_are_unwound: 0, "main ends\nouter unwound\ninner unwound\n", [], || {
+        keep(Coroutine::new(|()| {
+            let _says = Says("outer unwound");
+            keep(suspended_in("inner", Coroutine::main()));
+        }));
+        KEPT.with_borrow(|kept| kept[0].switch(()).unwrap());
+        println!("main ends");
+    };
+    one_that_waits_for_its_child_is_unwound: 0, "main ends\nparent unwound\nchild unwound\n", [], || {
+        let parent = Coroutine::new(|()| {
+            let _says = Says("parent unwound");
+            let child = Coroutine::new(|()| {
+                let _says = Says("child unwound");
+                to_main();
+            });
+            child.switch(()).unwrap();
+        });
+        parent.switch(()).unwrap();
+        keep(parent);
+        println!("main ends");
+    };
+    an_unstarted_one_drops_what_it_captured: 0, "main ends\ncaptured dropped\n", [], || {
+        let says = Says("captured dropped");
+        keep(Coroutine::new(move |()| drop(says)));
+        println!("main ends");
+    };
+    one_that_is_blocked_is_unwound: 0, "main ends\nblocked unwound\n", [], || {
+        let g = Coroutine::new(|()| {
+            let _says = Says("blocked unwound");
+            sleep(Duration::from_secs(3600));
+        });
+        drop(spawn(move || g.switch(()).unwrap()));
+        yield_now();
+        println!("main ends");
+    };
+    a_panic_of_main_unwinds_what_is_suspended: 101, "g unwound\nkept unwound\n", ["main panics"], || {
+        keep(suspended("kept"));
+        let _g = suspended("g");
+        panic!("main panics");
+    };
+    an_exit_within_a_coroutine_ends_the_process_at_once: 7, "", [], || {
+        keep(suspended("never"));
+        let g = Coroutine::new(|()| {
+            let _says = Says("never");
+            exit(7);
+        });
+        g.switch(()).unwrap();
+    };
+    an_exit_within_a_generator_ends_the_process_at_once: 8, "1\n", [], || {
+        for n in Generator::new(|out, ()| {
+            let _says = Says("never");
+            out.yield_(1);
+            exit(8);
+        }) {
+            println!("{n}");
+        }
+    };
+    suspended_ones_of_other_threads_do_no_harm: 0, "main ends\n", [], || {
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            keep(suspended("never"));
+            tell.send(()).unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        told.recv().unwrap();
+        println!("main ends");
+    };
+    a_thread_unwinds_its_own_before_it_is_joined: 0, "g unwound\njoined\n", [], || {
+        thread::spawn(|| keep(suspended("g"))).join().unwrap();
+        println!("joined");
+    };
+    a_cleanup_that_panics_at_the_end_is_the_last_of_it: 0, "main ends\nsecond unwound\n", ["in the cleanup"], || {
+        let g = Coroutine::new(|()| {
+            assert!(catch(to_main).is_err());
+            panic!("in the cleanup");
+        });
+        g.switch(()).unwrap();
+        keep(g);
+        keep(suspended("second"));
+        println!("main ends");
+    };
+    a_cleanup_that_switches_is_refused_by_another_exit: 0, "main ends\ncaught 1\ncaught 2\nunwound\n", [], || {
+        let g = Coroutine::new(|()| {
+            let _says = Says("unwound");
+            for n in 1..3 {
+                assert!(catch(to_main).unwrap_err().is::<GreenletExit>());
+                println!("caught {n}");
+            }
+        });
+        g.switch(()).unwrap();
+        keep(g);
+        println!("main ends");
+    };
+    those_that_catch_every_exit_and_switch_on_do_not_hold_up_the_end: 0, "main ends\n", [], || {
+        let both: Rc<RefCell<Vec<Coroutine<()>>>> = Rc::default();
+        for _ in 0..2 {
+            let others = Rc::clone(&both);
+            let g = Coroutine::new(move |()| {
+                loop {
+                    let _ = catch(to_main);
+                    for other in &*others.borrow() {
+                        let _ = catch(|| other.switch(()));
+                    }
+                }
+            });
+            g.switch(()).unwrap();
+            both.borrow_mut().push(g);
+        }
+        println!("main ends");
+    };
+    a_cleanup_that_makes_and_drops_others_works: 0, "main ends\nanother captured\nunwound\n", [], || {
+        let g = Coroutine::new(|()| {
+            let _says = Says("unwound");
+            let _ = catch(to_main);
+            let says = Says("another captured");
+            drop(Coroutine::new(move |()| drop(says)));
+            // A switch is refused: then it is unwound.
+            let _ = catch(|| Coroutine::new(|()| println!("never")).switch(()));
+        });
+        g.switch(()).unwrap();
+        keep(g);
+        println!("main ends");
+    };
+    a_handle_that_goes_while_the_hub_closes_has_its_coroutine_unwound: 0,
+        "main ends\nparent unwound\nchild unwound\n", [], || {
+        // The frame of the first has the only handle of the second.
+        let g = Coroutine::new(|()| {
+            let _child = suspended_in("child", Coroutine::current());
+            let _says = Says("parent unwound");
+            to_main();
+        });
+        g.switch(()).unwrap();
+        std::mem::forget(g);
+        println!("main ends");
+    };
+    generators_are_unwound_when_main_returns: 0, "main ends\ninner unwound\nouter unwound\n", [], || {
+        let outer = Generator::new(|out: &Yielder<u32, ()>, ()| {
+            let _says = Says("outer unwound");
+            let inner = Generator::new(|out: &Yielder<u32, ()>, ()| {
+                let _says = Says("inner unwound");
+                out.yield_(1);
+            });
+            out.yield_from(&inner, ());
+        });
+        assert_eq!(outer.send(()).unwrap(), Step::Yield(1));
+        println!("main ends");
+    };
+    forgotten_generators_are_unwound_when_main_returns: 0, "main ends\nsuspended unwound\ncreated dropped\n", [], || {
+        let suspended = Generator::new(|out: &Yielder<u32, ()>, ()| {
+            let _says = Says("suspended unwound");
+            out.yield_(1);
+        });
+        suspended.send(()).unwrap();
+        let says = Says("created dropped");
+        let created = Generator::<u32>::new(move |_, ()| drop(says));
+        std::mem::forget((suspended, created));
+        println!("main ends");
+    };
+    a_generator_in_a_thread_local_that_goes_after_the_hub_does_no_harm: 0, "main ends\nunwound\n", [], || {
+        thread_local!(static LATE: RefCell<Option<Generator<u32>>> = const { RefCell::new(None) });
+        // Registers its destructor before there is a hub.
+        LATE.with_borrow_mut(|late| *late = None);
+        let g = Generator::new(|out: &Yielder<u32, ()>, ()| {
+            let _says = Says("unwound");
+            out.yield_(1);
+        });
+        g.send(()).unwrap();
+        LATE.with_borrow_mut(|late| *late = Some(g));
+        println!("main ends");
+    };
+    a_tracer_that_is_still_set_does_no_harm: 0, "main ends\ng unwound\n", [], || {
+        keep(suspended("g"));
+        set_tracer(Some(Box::new(|event| println!("{event:?}"))));
+        println!("main ends");
+    };
+
+    // Without another thread that could help.
+    a_switch_that_nobody_can_answer_is_a_deadlock_with_a_report: 0, "true\nafter\n", ["block forever"], || {
+        let g = Coroutine::new(|()| switchgrass::park());
+        let payload = catch(|| g.switch(())).unwrap_err();
+        let report = payload.downcast_ref::<String>().unwrap();
+        let expected = [
+            "this would block forever",
+            "\n  main 1 'main': suspended in a switch: waits for somebody to switch to it\n",
+            &format!("\n  coroutine {}: waits: park; spawned at tests/crash_switch.rs:", g.id()),
+        ];
+        assert!(expected.iter().all(|part| report.contains(part)), "{report}");
+        println!("{}", Coroutine::<()>::current() == Coroutine::main());
+        // Its slot is closed, and main can switch again.
+        Coroutine::new(|()| println!("after")).switch(()).unwrap();
+    };
+    a_generator_that_never_yields_is_a_deadlock_and_is_unwound: 0, "unwound\n", ["block forever"], || {
+        let g = Generator::new(|out, ()| {
+            let _says = Says("unwound");
+            switchgrass::park();
+            out.yield_(1);
+        });
+        let payload = catch(|| g.send(())).unwrap_err();
+        let report = payload.downcast_ref::<String>().unwrap();
+        assert!(report.contains(": waits: park"), "{report}");
+        assert!(report.contains("\n  main 1 'main': waits in a generator's send or yield\n"), "{report}");
+        yield_now();
+        assert_eq!(g.state(), switchgrass::GeneratorState::Closed);
+    };
+    a_tree_in_which_all_wait_is_a_deadlock_for_main_only: 0, "still there\n", ["block forever"], || {
+        let other = Coroutine::new(|()| {
+            let g = Coroutine::new(|()| switchgrass::park());
+            let _ = g.switch(());
+        });
+        assert!(catch(|| other.switch(())).is_err());
+        assert!(!other.is_dead());
+        println!("still there");
+    };
+
+    // Limits.
+    without_memory_for_a_stack_the_parent_gets_the_reason: 0, "ended\n", ["could not be started"], || {
+        limit_address_space();
+        let large = large(|n| n);
+        let id = large.id();
+        let payload = catch(|| large.switch(1)).unwrap_err();
+        let text = payload.downcast_ref::<String>().unwrap();
+        assert!(text.starts_with(&format!("coroutine {id} could not be started: ")), "{text}");
+        assert!(large.is_dead());
+        assert_eq!(Coroutine::new(|n| n).switch(5).unwrap(), 5);
+        println!("ended");
+    };
+    without_memory_for_a_stack_the_unstarted_end_all_the_same: 0, "dropped\nthrown: true\n", [], || {
+        limit_address_space();
+        let says = Says("dropped");
+        drop(large(move |n| {
+            drop(says);
+            n
+        }));
+        let g = large(|n| n);
+        println!("thrown: {}", catch(|| g.throw(Box::new(1_u8))).unwrap_err().is::<u8>());
+    };
+    a_destructor_that_switches_in_the_loop_is_refused: 0, "ended\nnot switched to: true\n", ["event loop itself"], || {
+        struct Switches(Coroutine<i32>, Rc<Cell<bool>>);
+        impl Drop for Switches {
+            fn drop(&mut self) {
+                let _ = self.0.switch(7);
+                // Not reached.
+                self.1.set(true);
+            }
+        }
+        limit_address_space();
+        let (other, reached) = (Coroutine::new(|n| n), Rc::new(Cell::new(false)));
+        let captured = Switches(other.clone(), Rc::clone(&reached));
+        let g = large(move |n| {
+            drop(captured);
+            n
+        });
+        drop(g);
+        println!("ended");
+        println!("not switched to: {}", !other.is_dead() && !reached.get());
+    };
+    a_destructor_that_drops_a_suspended_one_in_the_loop_has_it_unwound_next: 0, "inner unwound\nended\n", [], || {
+        limit_address_space();
+        let inner = suspended("inner");
+        let g = large(move |n| {
+            drop(inner);
+            n
+        });
+        drop(g);
+        println!("ended");
+    };
+};
+
+// ---- What the cases use ---------------------------------------------------------------------------------------------
+
+struct Says(&'static str);
+
+impl Drop for Says {
+    fn drop(&mut self) {
+        println!("{}", self.0);
+    }
+}
+
+thread_local! {
+    static KEPT: RefCell<Vec<Coroutine<()>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps a handle past the end of main, so that it is the hub that unwinds.
+fn keep(g: Coroutine<()>) {
+    std::mem::forget(g.clone());
+    KEPT.with_borrow_mut(|kept| kept.push(g));
+}
+
+fn suspended(name: &'static str) -> Coroutine<()> {
+    suspended_in(name, Coroutine::main())
+}
+
+/// One that is started, and has switched back to `home`, who calls this.
+fn suspended_in(name: &'static str, home: Coroutine<()>) -> Coroutine<()> {
+    let g = Coroutine::new(move |()| {
+        let _unwound = OnEnd(name);
+        let _ = home.switch(());
+    });
+    g.switch(()).unwrap();
+    g
+}
+
+struct OnEnd(&'static str);
+
+impl Drop for OnEnd {
+    fn drop(&mut self) {
+        println!("{} unwound", self.0);
+    }
+}
+
+fn to_main() {
+    let _ = Coroutine::main().switch(());
+}
+
+fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
+    catch_unwind(AssertUnwindSafe(f))
+}
+
+/// One whose stack is more than there is.
+fn large(f: impl FnOnce(i32) -> i32 + 'static) -> Coroutine<i32> {
+    Coroutine::with_stack_size(512 << 20, f).unwrap()
+}
+
+fn limit_address_space() {
+    // The hub and a stack of the usual size are there already.
+    assert_eq!(Coroutine::new(|n: i32| n).switch(1).unwrap(), 1);
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+    let bytes = pages * 4096 + (64 << 20);
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: the struct is valid for reading.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+}
+
+// ---- The runner -----------------------------------------------------------------------------------------------------
+
+const SELECTED: &str = "SWITCHGRASS_CRASH_SWITCH_CASE";
+
+fn main() -> ExitCode {
+    if let Ok(name) = env::var(SELECTED) {
+        let case = CASES.iter().find(|case| case.name == name).expect("the parent knows the names");
+        // SAFETY: alarm takes a number. It ends a child that hangs.
+        unsafe { libc::alarm(60) };
+        (case.child)();
+        return ExitCode::SUCCESS;
+    }
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        CASES.iter().for_each(|case| println!("{}: test", case.name));
+        return ExitCode::SUCCESS;
+    }
+    if arguments.iter().any(|argument| argument == "--ignored") {
+        return ExitCode::SUCCESS;
+    }
+    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let selected = |case: &&Case| filters.is_empty() || filters.iter().any(|part| case.name.contains(*part));
+    let failed = CASES.iter().filter(selected).filter(|case| !passes(case)).count();
+    println!("crash_switch: {} cases, {failed} failed", CASES.iter().filter(selected).count());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn passes(case: &Case) -> bool {
+    let executable = env::current_exe().unwrap();
+    let child = Command::new(executable).env(SELECTED, case.name).env("RUST_BACKTRACE", "0").output();
+    let Output { status, stdout, stderr } = child.unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    let told = if case.stderr.is_empty() {
+        stderr.is_empty()
+    } else {
+        case.stderr.iter().all(|part| stderr.contains(part))
+    };
+    let passes = status.code() == Some(case.status) && stdout == case.stdout && told;
+    println!("test {} ... {}", case.name, if passes { "ok" } else { "FAILED" });
+    if !passes {
+        println!("  {status}\n--- stdout\n{stdout}--- expected\n{}--- stderr\n{stderr}---", case.stdout);
+    }
+    passes
+}
