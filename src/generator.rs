@@ -466,12 +466,23 @@ impl<Y, S, R> Exchange<Y, S> for Link<Y, S, R> {
         };
         self.output.set(Some(Output::Step(Step::Yield(value))));
         self.state.set(GeneratorState::Suspended);
+        let goes_on = GoesOn(&self.state);
         hub.switch_to(caller, State::Exchanging);
+        drop(goes_on);
         match current.take_interrupt() {
             Some(Interrupt::Raise(payload)) => Err(payload),
             Some(Interrupt::Exit(exit)) => Err(Box::new(exit)),
             None => Ok(self.input.take().expect("whoever resumes a generator has sent something")),
         }
+    }
+}
+
+/// However a `yield_` ends: it need not be the caller who gets the function going, but a kill or a timeout of its own.
+struct GoesOn<'a>(&'a Cell<GeneratorState>);
+
+impl Drop for GoesOn<'_> {
+    fn drop(&mut self) {
+        self.0.set(GeneratorState::Running);
     }
 }
 

@@ -15,7 +15,7 @@ use switchgrass::net::{
 };
 use switchgrass::{scope, sleep, spawn, timeout, yield_now};
 
-use crate::util::{OnDrop, catch, is_exit, time_limit};
+use crate::util::{OnDrop, catch, in_child, is_exit, open_fds, time_limit};
 
 // ---- Helpers ------------------------------------------------------------------------------------------------------------
 
@@ -63,25 +63,6 @@ pub(crate) fn is_close_on_exec(fd: impl AsFd) -> bool {
 pub(crate) fn listen_with(fd: impl AsFd, backlog: i32) {
     // SAFETY: listen takes no pointers.
     assert_eq!(unsafe { libc::listen(fd.as_fd().as_raw_fd(), backlog) }, 0);
-}
-
-/// Runs `body` in a process of its own, in which nothing else runs. `test`: the full name of the test that calls this.
-fn in_child(test: &str, body: impl FnOnce()) {
-    const MARK: &str = "SWITCHGRASS_TEST_CHILD";
-    if std::env::var_os(MARK).is_some() {
-        return body();
-    }
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--include-ignored", "--test-threads=1"])
-        .env(MARK, "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{}\n{text}", output.status);
-}
-
-fn open_fds() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// Reproducible noise (splitmix64).
