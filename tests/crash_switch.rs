@@ -3,16 +3,23 @@
 //! As in `crash.rs`, each case runs in a child process, which is this executable again with the name of the case in the environment,
 //! on the child's main thread.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::resume_unwind;
 use std::process::{Command, ExitCode, Output, exit};
 use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::Duration;
 use std::{env, thread};
 
-use switchgrass::{Coroutine, Generator, GreenletExit, Step, Yielder, set_tracer, sleep, spawn, yield_now};
+use switchgrass::{
+    Coroutine, Generator, GreenletExit, Step, Yielder, current, set_tracer, sleep, spawn, timeout, yield_now,
+};
+
+use self::util::{Drops, OnDrop, catch};
+
+#[allow(dead_code, reason = "the other tests use the rest")]
+#[path = "it/util.rs"]
+mod util;
 
 struct Case {
     name: &'static str,
@@ -104,12 +111,12 @@ const CASES: &[Case] = cases! {
     };
     suspended_ones_of_other_threads_do_no_harm: 0, "main ends\n", [], || {
         let (tell, told) = std::sync::mpsc::channel();
+        let (open, never) = std::sync::mpsc::channel::<()>();
+        std::mem::forget(open);
         thread::spawn(move || {
             keep(suspended("never"));
             tell.send(()).unwrap();
-            loop {
-                thread::park();
-            }
+            let _ = never.recv();
         });
         told.recv().unwrap();
         println!("main ends");
@@ -261,6 +268,11 @@ const CASES: &[Case] = cases! {
         println!("still there");
     };
 
+    // Here, since it tells of the results that get lost.
+    random_trees_leave_nothing_behind: 0, "", ["is lost: no ancestor of it waits in a switch"], || {
+        random_trees(env::var("SWITCHGRASS_ROUNDS").map_or(100, |rounds| rounds.parse().unwrap()));
+    };
+
     // Limits.
     without_memory_for_a_stack_the_parent_gets_the_reason: 0, "ended\n", ["could not be started"], || {
         limit_address_space();
@@ -361,10 +373,6 @@ fn to_main() {
     let _ = Coroutine::main().switch(());
 }
 
-fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
-    catch_unwind(AssertUnwindSafe(f))
-}
-
 /// One whose stack is more than there is.
 fn large(f: impl FnOnce(i32) -> i32 + 'static) -> Coroutine<i32> {
     Coroutine::with_stack_size(512 << 20, f).unwrap()
@@ -379,6 +387,155 @@ fn limit_address_space() {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: the struct is valid for reading.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+}
+
+// ---- All of it, at random -------------------------------------------------------------------------------------------
+
+/// What the coroutines of `random_trees` share: handles that anybody may use, replace and drop at any time.
+struct Zoo {
+    seed: Cell<u64>,
+    steps: Cell<u32>,
+    handles: RefCell<Vec<Option<Coroutine<u64>>>>,
+    frames: Drops,
+}
+
+impl Zoo {
+    fn random(&self, below: u64) -> u64 {
+        // xorshift64.
+        let mut x = self.seed.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.seed.set(x);
+        x % below
+    }
+
+    fn place(&self) -> usize {
+        self.random(24) as usize
+    }
+
+    fn pick(&self) -> Option<Coroutine<u64>> {
+        self.handles.borrow()[self.place()].clone()
+    }
+
+    fn put(&self, g: Option<Coroutine<u64>>) {
+        let place = self.place();
+        let old = std::mem::replace(&mut self.handles.borrow_mut()[place], g);
+        // Only now, as this may unwind it: then it looks at the handles.
+        drop(old);
+    }
+
+    fn make(self: &Rc<Self>) -> Coroutine<u64> {
+        let zoo = Rc::clone(self);
+        let captured = zoo.frames.guard();
+        Coroutine::new(move |n| {
+            let _captured = captured;
+            let _frame = zoo.frames.guard();
+            let lives = zoo.random(4);
+            for life in 0..=lives {
+                let lived = catch(|| (0..zoo.random(12)).for_each(|_| zoo.act()));
+                if let (Err(payload), true) = (lived, life == lives) {
+                    resume_unwind(payload);
+                }
+            }
+            n + 1
+        })
+    }
+
+    /// Does one thing of those that a coroutine can do.
+    fn act(self: &Rc<Self>) {
+        if self.steps.get() == 0 {
+            return;
+        }
+        self.steps.set(self.steps.get() - 1);
+        let _frame = self.frames.guard();
+        match self.random(40) {
+            0..15 => {
+                if let Some(g) = self.pick() {
+                    let _ = g.switch(self.random(1000));
+                }
+            }
+            15..18 => drop(Coroutine::main().switch(1)),
+            18..24 => {
+                let g = self.make();
+                self.put(Some(g));
+            }
+            24..27 => self.put(None),
+            27..29 => {
+                if let (Some(g), Some(parent)) = (self.pick(), self.pick()) {
+                    let _ = g.set_parent(&parent);
+                }
+            }
+            29 => {
+                if let Some(g) = self.pick() {
+                    let _ = g.throw(if self.random(2) == 0 {
+                        Box::new(GreenletExit)
+                    } else {
+                        Box::new("thrown")
+                    });
+                }
+            }
+            30 => resume_unwind(Box::new("at random")),
+            31 => sleep(Duration::from_micros(self.random(50))),
+            32 => yield_now(),
+            33 => self.put(Some(Coroutine::current())),
+            34 => {
+                let _ = timeout(Duration::from_micros(self.random(50)), || self.act());
+            }
+            35 => {
+                let (zoo, values) = (Rc::clone(self), self.random(4));
+                let generator = Generator::new(move |out, ()| {
+                    for n in 0..values {
+                        zoo.act();
+                        out.yield_(n);
+                    }
+                });
+                while let Ok(Step::Yield(_)) = generator.send(()) {
+                    self.act();
+                }
+            }
+            36 => {
+                let g = self.pick();
+                thread::spawn(move || drop(g)).join().unwrap();
+            }
+            37 => current().kill_nowait(),
+            38 => {
+                let zoo = Rc::clone(self);
+                let greenlet = spawn(move || zoo.act());
+                if self.random(2) == 0 {
+                    greenlet.kill_nowait();
+                }
+            }
+            _ => {
+                let zoo = Rc::clone(self);
+                let _at_the_end = OnDrop(move || zoo.put(None));
+                self.act();
+            }
+        }
+    }
+}
+
+fn random_trees(rounds: u64) {
+    for round in 1..=rounds {
+        let frames = Drops::new();
+        let counted = frames.clone();
+        // On a thread of its own, whose end unwinds what is left.
+        let trees = thread::spawn(move || {
+            let zoo = Rc::new(Zoo {
+                seed: Cell::new(round << 32 | 0x9e37_79b9),
+                steps: Cell::new(2_000),
+                handles: RefCell::new(vec![None; 24]),
+                frames: counted,
+            });
+            while zoo.steps.get() > 0 {
+                // Main may be left waiting for ever, so its time is limited.
+                let _ = catch(|| timeout(Duration::from_millis(1), || zoo.act()));
+            }
+        });
+        trees.join().unwrap();
+        assert_eq!(frames.made(), frames.count(), "in round {round}");
+        assert!(frames.made() > 1_000);
+    }
 }
 
 // ---- The runner -----------------------------------------------------------------------------------------------------
