@@ -761,9 +761,12 @@ impl Hub {
     }
 
     /// The current task, if it may be suspended.
+    ///
+    /// A masked one always may: if the thread is panicking then, it is not this task that unwinds, but the one that has it unwound
+    /// ([`Hub::unwind_now`]), and which goes on first. See `greenlet::scope`.
     #[inline(always)]
     pub(crate) fn may_suspend(&self, reason: Reason) -> Result<&Task, Unwinding> {
-        if std::thread::panicking() {
+        if std::thread::panicking() && self.current().local.masked.get() == 0 {
             return Err(Unwinding);
         }
         if self.no_waiting.get() {
