@@ -466,7 +466,10 @@ impl World {
 
     /// A random one gets another parent.
     fn adopt(&self) {
-        let (Some(child), Some(parent)) = (self.random.copy(&self.coroutines), self.target()) else { return };
+        let Some(child) = self.random.copy(&self.coroutines) else { return };
+        let Some(parent) = (if self.below(4) == 0 { Some(child.clone()) } else { self.target() }) else {
+            return;
+        };
         match child.set_parent(&parent) {
             Ok(()) => check(child.parent().as_ref() == Some(&parent), || "it is not the parent".to_owned()),
             Err(ParentError::Cycle) => self.done(Done::Cycle),
