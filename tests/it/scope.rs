@@ -522,7 +522,7 @@ fn dropped_in_a_scope_by_one_who_unwinds(catches: bool) {
             resume_unwind(Box::new("on purpose"))
         }
     });
-    let payload = owner.join().map(|()| ()).unwrap_err();
+    let payload = owner.join().unwrap_err();
     assert_eq!(text(&payload), "on purpose");
     while testing::live() > 0 {
         yield_now();
