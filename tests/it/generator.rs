@@ -1079,6 +1079,7 @@ fn one_that_is_killed_by_its_handle_refuses_to_be_resumed_and_closes() {
     g.send(()).unwrap();
     handle.get().unwrap().kill_nowait();
     // It is about to unwind.
+    assert_eq!(g.state(), GeneratorState::Running);
     assert!(matches!(g.send(()), Err(GeneratorError::Running(()))));
     assert!(matches!(g.close(), Err(CloseError::Running)));
     yield_now();
