@@ -16,6 +16,7 @@ good floor --n 100000
 good switch --mode raw --n 100000
 good switch --mode yield --n 100000
 good switch --mode yield --n 100000 --tasks 1000
+good switch --mode chan --n 100000
 good spawn_join --n 10000 --batch 1000 --reps 2
 good spawn_join --n 10000 --batch 10000 --reps 2
 good idle_mem --n 10000 --block park

@@ -20,6 +20,7 @@ usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
   floor --n 10000000                            ns per resume + suspend of corosensei itself
   switch --mode raw   --n 10000000              ns per switch of two coroutines
   switch --mode yield --n 10000000 --tasks 2    ns per yield_now
+  switch --mode chan  --n 4000000               ns per message, ping-pong over two channels made of park and unpark
   spawn_join --n 100000 --batch 1000 --reps 5   ns per greenlet
   idle_mem --n 100000 --block sleep|park        bytes of RSS per parked greenlet
   timers --n 100000 --max-ms 1000               ms beyond the longest sleep
@@ -76,7 +77,7 @@ fn main() {
             ("floor", _) => floor(&keys),
             ("switch", "raw") => switch_raw(&keys),
             ("switch", "yield") => switch_yield(&keys),
-            ("switch", "chan") => Err("needs channels, which do not exist yet".to_owned()),
+            ("switch", "chan") => switch_chan(&keys),
             ("spawn_join", _) => spawn_join(&keys),
             ("idle_mem", _) => idle_mem(&keys),
             ("timers", _) => timers(&keys),
@@ -155,8 +156,7 @@ fn switch_raw(keys: &Keys) -> Outcome {
     let n = keys.number("n", 10_000_000) / 2;
     let pong = Coroutine::new(|mut got: u64| {
         let main = Coroutine::main();
-        let ping =
-            main.switch(got).and_then(|_| Ok(PING.take().expect("it was put there"))).expect("main is there");
+        let ping = main.switch(got).map(|_| PING.take().expect("it was put there")).expect("main is there");
         let mut sum = 0;
         for i in 0.. {
             sum += got;
@@ -208,6 +208,70 @@ fn switch_yield(keys: &Keys) -> Outcome {
     let elapsed = start.elapsed();
     check("yields", count.get(), each * tasks)?;
     Ok((per(elapsed, each * tasks), "ns/yield", vec![]))
+}
+
+/// A channel of capacity 1 between two greenlets, of what the library has for waiting: park and unpark.
+#[derive(Default)]
+struct Channel {
+    message: Cell<Option<u64>>,
+    waiting: Cell<Option<switchgrass::Handle>>,
+}
+
+impl Channel {
+    fn send(&self, message: u64) {
+        while let Some(before) = self.message.take() {
+            self.message.set(Some(before));
+            self.wait();
+        }
+        self.message.set(Some(message));
+        self.wake();
+    }
+
+    fn receive(&self) -> u64 {
+        loop {
+            if let Some(message) = self.message.take() {
+                self.wake();
+                return message;
+            }
+            self.wait();
+        }
+    }
+
+    fn wait(&self) {
+        self.waiting.set(Some(switchgrass::current()));
+        switchgrass::park();
+    }
+
+    fn wake(&self) {
+        if let Some(waiting) = self.waiting.take() {
+            waiting.unpark();
+        }
+    }
+}
+
+fn switch_chan(keys: &Keys) -> Outcome {
+    let n = keys.number("n", 4_000_000) / 2;
+    let (there, back) = (Rc::new(Channel::default()), Rc::new(Channel::default()));
+    let (requests, answers) = (Rc::clone(&there), Rc::clone(&back));
+    let pong = spawn(move || {
+        for _ in 0..n {
+            answers.send(requests.receive() + 1);
+        }
+    });
+    let start = Instant::now();
+    let ping = spawn(move || {
+        (0..n)
+            .filter(|&i| {
+                there.send(i);
+                back.receive() == i + 1
+            })
+            .count()
+    });
+    let right = ping.join().expect("it does not panic");
+    pong.join().expect("it does not panic");
+    let elapsed = start.elapsed();
+    check("right answers", right as u64, n)?;
+    Ok((per(elapsed, n * 2), "ns/message", vec![]))
 }
 
 fn spawn_join(keys: &Keys) -> Outcome {

@@ -276,7 +276,7 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
             _ if hub().may_suspend(NEXT).is_err() => Some(GeneratorError::Unwinding(())),
             // A kill or a timeout of its own has got it going.
             _ if !self
-                .on_task(|task| matches!(task.local.state.get(), State::Switched | State::Unstarted)) =>
+                .on_task(|task| matches!(task.local.state.get(), State::Exchanging | State::Unstarted)) =>
             {
                 Some(GeneratorError::Running(()))
             }
@@ -291,7 +291,7 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
         self.link.state.set(GeneratorState::Running);
         *self.link.caller.borrow_mut() = Some(current.to_ref());
         let waiting = Waiting { generator: self };
-        self.on_task(|task| hub.switch_to(task));
+        self.on_task(|task| hub.switch_to(task, State::Exchanging));
         if let Some(Interrupt::Raise(payload)) = current.take_interrupt() {
             unwind::raise(payload);
         }
@@ -323,11 +323,11 @@ impl<Y, S, R> Generator<Y, S, R> {
         self.link.abandoned.set(true);
         *self.link.caller.borrow_mut() = None;
         let (Some(task), Some(hub)) = (self.task.here(), hub::existing()) else { return };
-        if !unwind::CAN_UNWIND {
+        if !unwind::is_possible() {
             return;
         }
         match task.local.state.get() {
-            State::Switched | State::Unstarted => hub.unwind_now(task),
+            State::Switched | State::Exchanging | State::Unstarted => hub.unwind_now(task),
             State::Parked | State::Ready => task.interrupt(Box::new(GreenletExit)),
             State::Running | State::Dead => {}
         }
@@ -476,18 +476,29 @@ impl<Y, S, R> Exchange<Y, S> for Link<Y, S, R> {
         // None: a kill or a timeout of its own has got the generator going, and nobody has asked for a value. Or who has asked was
         // killed or timed out meanwhile, and is about to unwind.
         let caller = self.caller.take();
-        let waiting = |task: &&Task| task.local.state.get() == State::Switched;
+        let waiting = |task: &&Task| task.local.state.get() == State::Exchanging;
         let Some(caller) = caller.as_ref().and_then(TaskRef::here).filter(waiting) else {
             return Err(Box::new(GreenletExit));
         };
         self.output.set(Some(Output::Step(Step::Yield(value))));
         self.state.set(GeneratorState::Suspended);
-        hub.switch_to(caller);
+        let goes_on = GoesOn(&self.state);
+        hub.switch_to(caller, State::Exchanging);
+        drop(goes_on);
         match current.take_interrupt() {
             Some(Interrupt::Raise(payload)) => Err(payload),
             Some(Interrupt::Exit(exit)) => Err(Box::new(exit)),
             None => Ok(self.input.take().expect("whoever resumes a generator has sent something")),
         }
+    }
+}
+
+/// However a `yield_` ends: it need not be the caller who gets the function going, but a kill or a timeout of its own.
+struct GoesOn<'a>(&'a Cell<GeneratorState>);
+
+impl Drop for GoesOn<'_> {
+    fn drop(&mut self) {
+        self.0.set(GeneratorState::Running);
     }
 }
 
@@ -520,7 +531,7 @@ impl<Y: 'static, S: 'static, R: 'static> Body for GeneratorBody<Y, S, R> {
         let own = link.task.take();
         let caller = link.caller.take();
         match caller.as_ref().and_then(TaskRef::here) {
-            Some(caller) if caller.local.state.get() == State::Switched => {
+            Some(caller) if caller.local.state.get() == State::Exchanging => {
                 link.output.set(Some(match result {
                     Ok(value) => Output::Step(Step::Return(value)),
                     Err(payload) => Output::Panic(payload),

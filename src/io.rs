@@ -177,10 +177,13 @@ impl<S: AsFd> Io<S> {
         len: usize,
         read: impl FnMut(&S) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        if len == 0 {
+            return Ok(0);
+        }
         self.run(Direction::Read, what, None, |&done| done < len, read)
     }
 
-    /// Reads from a stream that may end a read early, so that a short one tells nothing.
+    /// Reads from a stream on which a read may end early, so that a short one tells nothing.
     #[inline]
     pub(crate) fn read_chunks(
         &self,
@@ -188,7 +191,10 @@ impl<S: AsFd> Io<S> {
         len: usize,
         read: impl FnMut(&S) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        self.run(Direction::Read, what, None, |&done| done < len, read)
+        if len == 0 {
+            return Ok(0);
+        }
+        self.run(Direction::Read, what, None, |_| false, read)
     }
 
     /// Writes `len` bytes to a stream socket by `write`, until `deadline` if there is one.
@@ -198,8 +204,12 @@ impl<S: AsFd> Io<S> {
         what: &'static str,
         len: usize,
         deadline: Option<Nanos>,
-        write: impl FnMut(&S) -> io::Result<usize>,
+        mut write: impl FnMut(&S) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        if len == 0 {
+            // Needs no room, so it never waits; but may tell that the socket is closed.
+            return write(&self.source);
+        }
         self.run(Direction::Write, what, deadline, |&done| done < len, write)
     }
 
@@ -216,7 +226,7 @@ impl<S: AsFd> Io<S> {
         mut buffer: &[u8],
         mut write: impl FnMut(&S, &[u8]) -> io::Result<usize>,
     ) -> io::Result<()> {
-        let deadline = (!self.timeout(Direction::Write).is_none()).then(|| self.deadline(Direction::Write));
+        let deadline = self.timeout(Direction::Write).map(|_| self.deadline(Direction::Write));
         while !buffer.is_empty() {
             let written = self.write_stream(what, buffer.len(), deadline, |source| write(source, buffer))?;
             if written == 0 {
@@ -239,6 +249,9 @@ impl<S: AsFd> Io<S> {
     ) -> io::Result<R> {
         let hub = hub();
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
+        if !nonblocking {
+            hub.be_fair();
+        }
         loop {
             let slot = self.slot_of(hub);
             if nonblocking || slot.is_none_or(|slot| hub.fd_ready(slot, direction)) {
@@ -311,26 +324,40 @@ impl<S: AsFd> Io<S> {
         let slot = hub.register_fd(self.source.as_fd(), direction)?;
         let registration = Registration { home: hub.home, incarnation: hub.incarnation, slot };
         if self.first.set(registration).is_err() {
-            self.others().push(registration);
+            let mut others = self.others();
+            // A socket that outlives many threads must not keep count of them.
+            others.retain(|other| other.home.incarnation() == other.incarnation);
+            others.push(registration);
             self.has_others.store(true, Ordering::Release);
         }
         Ok(slot)
     }
 
+    /// Has all who wait try again: the socket was shut down, which the system does not always tell writers.
+    pub(crate) fn poke(&self) {
+        self.for_each_hub(
+            |hub, slot| hub.poke_fd(slot),
+            |SlotId { index, generation }| Message::Poke { slot: index, generation },
+        );
+    }
+
     /// Ends all registrations.
     fn unregister(&self, stays_open: bool) {
-        let Some(first) = self.first.get() else { return };
         let stays_open = stays_open || self.duplicated.load(Ordering::Relaxed);
-        let here = hub::existing();
+        self.for_each_hub(
+            |hub, slot| hub.close_fd(slot, self.source.as_fd(), stays_open),
+            |SlotId { index, generation }| Message::Closed { slot: index, generation },
+        );
+    }
+
+    /// Does something at each hub that this is registered with: `here`, or by a message.
+    fn for_each_hub(&self, here: impl Fn(&Hub, SlotId), elsewhere: impl Fn(SlotId) -> Message) {
+        let Some(first) = self.first.get() else { return };
+        let own = hub::existing();
         for registration in [*first].iter().chain(self.others().iter()) {
-            let SlotId { index, generation } = registration.slot;
-            match here {
-                Some(hub) if hub.incarnation == registration.incarnation => {
-                    hub.close_fd(registration.slot, self.source.as_fd(), stays_open);
-                }
-                _ => registration
-                    .home
-                    .post(registration.incarnation, Message::Closed { slot: index, generation }),
+            match own {
+                Some(hub) if hub.incarnation == registration.incarnation => here(hub, registration.slot),
+                _ => registration.home.post(registration.incarnation, elsewhere(registration.slot)),
             }
         }
     }
@@ -414,8 +441,7 @@ pub(crate) fn persist<R>(
             continue;
         }
         let next = hub.deadline(pause);
-        hub.park(reason, next.min(deadline))?;
-        if next >= deadline {
+        if hub.park(reason, next.min(deadline))? == Wake::TimedOut && next >= deadline {
             return Err(io::Error::new(io::ErrorKind::TimedOut, Late { reason }));
         }
         pause = (pause * 2).min(LONGEST);
@@ -434,3 +460,23 @@ impl std::fmt::Display for Late {
 }
 
 impl std::error::Error for Late {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn registrations_with_hubs_that_are_gone_do_not_pile_up() {
+        let (socket, _peer) = UnixDatagram::pair().unwrap();
+        let io = Io::adopt(socket);
+        io.set_timeout(Direction::Read, Some(Duration::from_millis(1))).unwrap();
+        for _ in 0..10 {
+            std::thread::scope(|s| {
+                let thread = s.spawn(|| io.read_with("test of fd", |socket| socket.recv(&mut [0])));
+                assert_eq!(thread.join().unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+            });
+        }
+        assert!(io.others().len() <= 1);
+    }
+}

@@ -65,6 +65,7 @@ mod greenlet;
 mod hub;
 mod io;
 pub mod net;
+pub mod server;
 mod switch;
 mod sys;
 mod task;

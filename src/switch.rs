@@ -281,16 +281,17 @@ impl<M: 'static> Coroutine<M> {
         let answer: Cell<Option<M>> = Cell::new(None);
         let place = NonNull::from(&answer).cast();
         current.local.slot.set(Some(Slot { place, message: TypeInfo::of::<M>() }));
-        let open = OpenSlot(current);
         if current.local.orphaned.get() {
             Self::leave_for_good(hub, current, target);
         }
-        hub.switch_to(target);
-        drop(open);
+        hub.switch_to(target, State::Switched);
         if current.local.interrupted.get() || hub.traced.get() {
-            Self::after_switch(hub, current)?;
+            return Self::after_switch(hub, current, &answer);
         }
-        Ok(answer.take().expect("whoever resumes a switch has left a message"))
+        match answer.take() {
+            Some(message) => Ok(message),
+            None => unreachable!("whoever resumes a switch has left a message"),
+        }
     }
 
     /// Nobody has a handle to the current coroutine, so nobody can switch back: it ends here, after the message is on its way.
@@ -308,7 +309,8 @@ impl<M: 'static> Coroutine<M> {
     }
 
     #[cold]
-    fn after_switch(hub: &Hub, current: &Task) -> Result<(), SwitchError<M>> {
+    #[inline(never)]
+    fn after_switch(hub: &Hub, current: &Task, answer: &Cell<Option<M>>) -> Result<M, SwitchError<M>> {
         // First, so that what a panic of the tracer replaces is not left for the next wait.
         let interrupt = current.take_interrupt();
         if hub.traced.get() {
@@ -317,7 +319,7 @@ impl<M: 'static> Coroutine<M> {
         match interrupt {
             Some(Interrupt::Raise(payload)) => unwind::raise(payload),
             Some(Interrupt::Exit(exit)) => Err(SwitchError::Exit(exit)),
-            None => Ok(()),
+            None => Ok(answer.take().expect("whoever resumes a switch has left a message")),
         }
     }
 
@@ -359,12 +361,8 @@ impl<M: 'static> Coroutine<M> {
     /// # Panics
     ///
     /// As [`switch`](Self::switch); at once, if it is the current one that is thrown into. In a program built with `panic = "abort"`.
-    #[allow(clippy::assertions_on_constants, reason = "it depends on how the program is built")]
     pub fn throw(&self, payload: Payload) -> Result<M, SwitchError<Payload>> {
-        assert!(
-            unwind::CAN_UNWIND,
-            "throw() works by unwinding, and this program is built with panic = \"abort\": build it with panic = \"unwind\""
-        );
+        unwind::require("throw()");
         let hub = hub();
         if self.handle.task().here().is_none() {
             return Err(self.other_thread(payload));
@@ -487,21 +485,11 @@ impl<M> fmt::Debug for Coroutine<M> {
                 State::Unstarted => "pending",
                 State::Running => "current",
                 State::Parked => "suspended (blocked)",
-                State::Ready | State::Switched => "suspended",
+                State::Ready | State::Switched | State::Exchanging => "suspended",
                 State::Dead => "dead",
             },
         };
         write!(f, ", {state})")
-    }
-}
-
-/// The slot of a task that waits for a message. It closes however the wait ends: a timeout or a kill may unwind it.
-struct OpenSlot<'a>(&'a Task);
-
-impl Drop for OpenSlot<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.0.local.slot.set(None);
     }
 }
 
@@ -556,7 +544,6 @@ struct CoroutineBody<M> {
 impl<M: 'static> Body for CoroutineBody<M> {
     fn run(&self, task: &Task, start: Result<(), Payload>) {
         let hub = hub();
-        task.local.slot.set(None);
         let (f, first) = (self.f.take(), self.first.take());
         let result = match start {
             Ok(()) => unwind::catch(|| {
@@ -593,7 +580,7 @@ impl<M: 'static> Body for CoroutineBody<M> {
         }
         match local.local.state.get() {
             State::Dead => local.settle_parent(),
-            _ if !unwind::CAN_UNWIND => {}
+            _ if !unwind::is_possible() => {}
             State::Switched | State::Unstarted if local.local.slot.get().is_some() => {
                 disown(local);
                 hub().unwind_now(local);

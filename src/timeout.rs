@@ -26,6 +26,10 @@ pub fn sleep(duration: Duration) {
         return hub.yield_now();
     }
     if hub.park(Reason::new("sleep"), hub.deadline(duration)).is_err() {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "as documented: while unwinding, nothing may be switched"
+        )]
         std::thread::sleep(duration);
     }
 }
@@ -86,10 +90,7 @@ impl From<Elapsed> for std::io::Error {
 ///
 /// May switch to other greenlets if `f` does.
 pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapsed> {
-    assert!(
-        unwind::CAN_UNWIND,
-        "timeout() works by unwinding, and this program is built with panic = \"abort\": build it with panic = \"unwind\", or use the timeouts of the single calls"
-    );
+    unwind::require("timeout()");
     let hub = hub();
     let scopes = &hub.current().local.scopes;
     let outer = scopes.get();

@@ -334,8 +334,8 @@ fn deep_pages() {
         yield_now();
         let during = memory().1;
         joinall(&deep);
-        // The hub has nothing to do meanwhile, and tidies up.
-        sleep(Duration::from_millis(1));
+        // The hub has nothing to do for ten milliseconds, and tidies up.
+        sleep(Duration::from_millis(50));
         let after = memory().1;
         assert!(during - before > GREENLETS * (DEPTH - (32 << 10)), "{before} {during} {after}");
         assert!(after < before + GREENLETS * (32 << 10), "{before} {during} {after}");

@@ -27,17 +27,21 @@ pub(crate) mod unwind;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 
 use self::stack::Stack;
 
 /// What a running context suspends itself through.
-pub(crate) type Suspender = corosensei::Yielder<(), ()>;
+pub(crate) type Suspender = corosensei::Yielder<(), Next>;
+
+/// Whom a context that suspends itself wants to run next, if anyone. A pointer, which travels in a register.
+pub(crate) type Next = Option<NonNull<()>>;
 
 /// How a turn of a context ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Turn {
     /// It suspended itself and wants to be resumed some time.
-    Suspended,
+    Suspended(Next),
     /// Its entry function has returned; only its stack is left.
     Finished,
 }
@@ -47,7 +51,7 @@ pub(crate) enum Turn {
 /// `ManuallyDrop` is the third invariant above: forgetting a context leaks its stack, and nothing else.
 pub(crate) struct Context(ManuallyDrop<Inner>);
 
-type Inner = corosensei::Coroutine<(), (), (), Stack>;
+type Inner = corosensei::Coroutine<(), Next, (), Stack>;
 
 impl Context {
     /// A context that will call `entry` on `stack` when it is first resumed.
@@ -61,7 +65,7 @@ impl Context {
     #[inline]
     pub(crate) fn resume(&mut self) -> Turn {
         match self.0.resume(()) {
-            corosensei::CoroutineResult::Yield(()) => Turn::Suspended,
+            corosensei::CoroutineResult::Yield(next) => Turn::Suspended(next),
             corosensei::CoroutineResult::Return(()) => Turn::Finished,
         }
     }

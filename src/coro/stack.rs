@@ -15,9 +15,9 @@
 //!   saved frame falls into the same cache set, and a switch among 1,000 contexts costs three times as much.
 //!   The guard page makes the distance between slots an odd number of pages (for the default size), which
 //!   does the same for the TLB.
-//! - **Pages** are committed by touch. A stack that comes back to the pool keeps its top [`KEEP`] bytes;
-//!   what a deep call has dirtied below goes back to the system, at once after a stack's first use and then
-//!   when the hub is idle or each [`TRIM_EVERY`] uses, since asking costs a system call.
+//! - **Pages** are committed by touch, and given back by [`Pool::sweep`]: what a deep call has dirtied below a pooled stack's top
+//!   [`KEEP`] bytes, and everything of those beyond the [`WARM`] that will be used next. It costs a system call per stack, so a busy hub does a few per
+//!   turn, and only if there are many; an idle one does the rest.
 
 use std::io;
 use std::mem;
@@ -34,10 +34,12 @@ pub(crate) const MIN_SIZE: usize = 16 * 1024;
 /// More than this is a mistake in the caller's arithmetic.
 pub(crate) const MAX_SIZE: usize = 1 << 30;
 
-/// How much of a pooled stack's top stays committed.
+/// How much of a warm pooled stack's top stays committed.
 const KEEP: usize = 16 * 1024;
-/// A busy stack's pages below [`KEEP`] are given back after this many uses.
-const TRIM_EVERY: u32 = 256;
+/// How many pooled stacks of a size are kept warm: 4 MiB for those that touched one page.
+const WARM: usize = 1024;
+/// So few dirty stacks are not worth the time of a busy hub.
+const FEW: usize = 64;
 /// 32 colours of one cache line each do as well as more, and leave half a page to the parked frames.
 const COLOURS: usize = 32;
 const CACHE_LINE: usize = 64;
@@ -68,10 +70,8 @@ pub(crate) struct Stack {
     base: NonZeroUsize,
     /// Usable bytes. Names the size class that the stack belongs to.
     size: usize,
-    /// How often it was used since its deep pages were last given back.
-    uses: u32,
-    /// Stands in the pool's list of those to trim when idle.
-    listed: bool,
+    /// In the pool: was used since its deep pages were last given back.
+    dirty: bool,
 }
 
 // SAFETY: the invariant of `Stack` is what the trait asks for: a guard page at `limit`, at least MIN_SIZE
@@ -99,10 +99,18 @@ impl Stack {
         self.low
     }
 
-    /// Forgets what earlier users left, so that [`Stack::used`] speaks of the next one only.
+    /// Gives all of its memory back to the system. Then it reads as zeros, as if nobody had used it.
     fn clear(&mut self) {
         // SAFETY: the stack is ours and idle, so nothing in it is needed; the range is its own pages.
         unsafe { pages::discard(self.low.add(page_size()), self.size) };
+    }
+
+    /// Gives back what is below the top that stays warm.
+    fn trim(&mut self) {
+        if self.size > KEEP {
+            // SAFETY: as in `clear`; the range is its own pages but the top.
+            unsafe { pages::discard(self.low.add(page_size()), self.size - KEEP) };
+        }
     }
 }
 
@@ -162,8 +170,10 @@ struct Class {
     /// Idle stacks; the one that was used last is the first to be used again, as its pages are warm.
     free: Vec<Stack>,
     slabs: Vec<Slab>,
-    /// How many in `free` are listed: they may hold dirty deep pages.
-    untrimmed: usize,
+    /// How many in `free` are dirty.
+    dirty: usize,
+    /// So many at the beginning of `free` hold no memory.
+    cold: usize,
 }
 
 #[derive(Debug)]
@@ -188,9 +198,8 @@ impl Pool {
             Some(stack) => stack,
             None => class.cut()?,
         };
-        if mem::take(&mut stack.listed) {
-            class.untrimmed -= 1;
-        }
+        class.cold = class.cold.min(class.free.len());
+        class.dirty -= usize::from(stack.dirty);
         if fresh {
             stack.clear();
         }
@@ -202,25 +211,26 @@ impl Pool {
     #[inline]
     pub(crate) fn give_back(&mut self, mut stack: Stack) {
         self.in_use -= 1;
-        stack.uses += 1;
-        if stack.uses >= TRIM_EVERY {
-            stack.trim();
-        }
+        stack.dirty = true;
         let class = self.class(stack.size);
-        if stack.uses > 0 {
-            stack.listed = true;
-            class.untrimmed += 1;
-        }
+        class.dirty += 1;
         class.free.push(stack);
     }
 
-    /// Gives the deep pages of all idle stacks back to the system. For when there is nothing else to do.
+    /// Whether pooled stacks hold memory that they need not: at all, or (if the hub is `busy`) so much that it is worth its time.
     #[inline]
-    pub(crate) fn trim(&mut self) {
+    pub(crate) fn has_dirt(&self, busy: bool) -> bool {
+        let bearable = if busy { FEW } else { 0 };
+        self.classes
+            .iter()
+            .any(|class| class.dirty > bearable || class.cold + WARM + bearable < class.free.len())
+    }
+
+    /// Gives the memory that pooled stacks need not hold back to the system, of `budget` stacks at most.
+    #[cold]
+    pub(crate) fn sweep(&mut self, mut budget: usize) {
         for class in &mut self.classes {
-            if class.untrimmed > 0 {
-                class.trim();
-            }
+            budget = class.sweep(budget);
         }
     }
 
@@ -234,7 +244,7 @@ impl Pool {
         let position = match self.classes.iter().position(|class| class.size == size) {
             Some(position) => position,
             None => {
-                self.classes.push(Class { size, free: Vec::new(), slabs: Vec::new(), untrimmed: 0 });
+                self.classes.push(Class { size, free: Vec::new(), slabs: Vec::new(), dirty: 0, cold: 0 });
                 self.classes.len() - 1
             }
         };
@@ -242,30 +252,28 @@ impl Pool {
     }
 }
 
-impl Stack {
-    #[cold]
-    fn trim(&mut self) {
-        self.uses = 0;
-        if self.size > KEEP {
-            // SAFETY: the stack is idle, so nothing in it is needed; the range is its own pages but the top.
-            unsafe { pages::discard(self.low.add(page_size()), self.size - KEEP) };
-        }
-    }
-}
-
 impl Class {
-    #[cold]
-    fn trim(&mut self) {
-        for stack in self.free.iter_mut().rev() {
-            if stack.listed {
-                stack.listed = false;
+    fn sweep(&mut self, budget: usize) -> usize {
+        // The coldest give everything.
+        let cold = self.free.len().saturating_sub(WARM).min(self.cold + budget).max(self.cold);
+        let mut budget = budget - (cold - self.cold);
+        for stack in &mut self.free[self.cold..cold] {
+            stack.clear();
+            self.dirty -= usize::from(mem::take(&mut stack.dirty));
+        }
+        self.cold = cold;
+        // The warm ones what is below their tops.
+        for stack in self.free.iter_mut().rev().take(WARM) {
+            if self.dirty == 0 || budget == 0 {
+                break;
+            }
+            if mem::take(&mut stack.dirty) {
                 stack.trim();
-                self.untrimmed -= 1;
-                if self.untrimmed == 0 {
-                    return;
-                }
+                self.dirty -= 1;
+                budget -= 1;
             }
         }
+        budget
     }
 
     /// A stack that was never used, from the newest slab or a new one.
@@ -284,8 +292,7 @@ impl Class {
         let colour = slab.cut % COLOURS * CACHE_LINE;
         slab.cut += 1;
         let base = low.addr().checked_add(slot_size - colour).expect("the slot ends within the slab");
-        // One use short of a trim: what the first user dirties is given back at once.
-        Ok(Stack { low, base, size: self.size, uses: TRIM_EVERY - 1, listed: false })
+        Ok(Stack { low, base, size: self.size, dirty: false })
     }
 
     /// Each slab doubles what there is, within reason; less if the system does not have that much in one piece.

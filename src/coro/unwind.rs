@@ -23,8 +23,18 @@ pub(crate) fn raise(payload: Payload) -> ! {
     panic::resume_unwind(payload)
 }
 
-/// Whether this program can unwind at all. Kill and timeouts cannot work without.
-pub(crate) const CAN_UNWIND: bool = cfg!(panic = "unwind");
+/// Whether this program can unwind at all.
+pub(crate) fn is_possible() -> bool {
+    cfg!(panic = "unwind")
+}
+
+/// Refuses what cannot work where nothing can unwind.
+pub(crate) fn require(what: &str) {
+    assert!(
+        is_possible(),
+        "{what} works by unwinding, and this program is built with panic = \"abort\": build it with panic = \"unwind\""
+    );
+}
 
 /// Aborts when dropped: put up where a panic would tear our state, forgotten when all went well.
 #[derive(Debug)]

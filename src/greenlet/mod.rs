@@ -526,7 +526,7 @@ fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
 fn kill(task: &TaskRef) {
     // While it unwinds it cannot begin to unwind (that would abort): then the exit waits for its next wait.
     if is_current(task) && !std::thread::panicking() {
-        require_unwinding();
+        unwind::require("kill()");
         unwind::raise(Box::new(GreenletExit));
     }
     kill_nowait(task);
@@ -534,15 +534,8 @@ fn kill(task: &TaskRef) {
 }
 
 fn kill_nowait(task: &TaskRef) {
-    require_unwinding();
+    unwind::require("kill()");
     if !task.shared().ended.is_set() {
         task.interrupt(Box::new(GreenletExit));
     }
-}
-
-fn require_unwinding() {
-    assert!(
-        unwind::CAN_UNWIND,
-        "kill() works by unwinding, and this program is built with panic = \"abort\": build it with panic = \"unwind\", or have the greenlet end by itself"
-    );
 }

@@ -93,11 +93,12 @@ impl<T> ResultPart<T> {
 
     fn discard(&self, value: Option<Result<T, Payload>>) {
         let Some(value) = value else { return };
-        if let Err(payload) = &value {
-            if !self.unhandled.is_null() && !payload.is::<GreenletExit>() {
-                // SAFETY: a scope outlives its greenlets and their handles, and is on this thread.
-                unsafe { (*self.unhandled).set(true) };
-            }
+        if let Err(payload) = &value
+            && !self.unhandled.is_null()
+            && !payload.is::<GreenletExit>()
+        {
+            // SAFETY: a scope outlives its greenlets and their handles, and is on this thread.
+            unsafe { (*self.unhandled).set(true) };
         }
         // The destructor of a result that nobody wants has nobody to panic to.
         let _ = unwind::catch(|| drop(value));

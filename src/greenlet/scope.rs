@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Greenlet, Handle, launch, wait_for};
 use crate::coro::unwind::{self, Payload};
-use crate::hub::{ScopeExpired, hub};
+use crate::hub::{ScopeExpired, Unwinding, hub};
 use crate::sys::clock::NEVER;
 use crate::task::{GreenletExit, NotSend, Origin, TaskRef};
 
@@ -88,7 +88,10 @@ where
     // Nothing below may leave before the children have ended.
     let interrupted = match &result {
         Err(payload) if payload.is::<GreenletExit>() || payload.is::<ScopeExpired>() => Err(None),
-        _ => unwind::catch(|| scope.wait_for_children()).map_err(Some),
+        _ => match unwind::catch(|| scope.wait_for_children()) {
+            Ok(ended) => ended.map_err(|Unwinding| None),
+            Err(payload) => Err(Some(payload)),
+        },
     };
     if interrupted.is_err() {
         scope.end_children();
@@ -140,15 +143,16 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         ScopedGreenlet { greenlet, scope: PhantomData, stays: PhantomData }
     }
 
-    fn wait_for_children(&self) {
+    /// # Errors
+    ///
+    /// The thread is panicking, and not all have ended. Then it is somebody else who unwinds, and has dropped the last handle of the
+    /// coroutine that is in here: had this task begun to unwind since it has entered the scope, it would have left it; and before, it
+    /// could have spawned nothing (see `launch`).
+    fn wait_for_children(&self) -> Result<(), Unwinding> {
         loop {
             // Those that are waited for may spawn more. The one waited for stays in the list, in case we are killed meanwhile.
-            let Some(child) = self.children.borrow().last().cloned() else { return };
-            if wait_for(&child, NEVER).is_none() {
-                // Refused, since this unwinds. Then no child was spawned after that began (see `launch`), and this is the
-                // scope of a destructor, whose children were all waited for.
-                crate::sys::abort("a scope cannot wait for its greenlets while unwinding");
-            }
+            let Some(child) = self.children.borrow().last().cloned() else { return Ok(()) };
+            wait_for(&child, NEVER).ok_or(Unwinding)?;
             self.children.borrow_mut().retain(|other| !other.shared().ended.is_set());
         }
     }
@@ -160,7 +164,9 @@ impl<'scope, 'env> Scope<'scope, 'env> {
             for child in &*self.children.borrow() {
                 child.interrupt(Box::new(GreenletExit));
             }
-            self.wait_for_children();
+            if self.wait_for_children().is_err() {
+                crate::sys::abort("a scope cannot wait for its greenlets");
+            }
         }
         drop(masked);
     }

@@ -44,6 +44,14 @@ const RESUMES_PER_CHECK: u32 = 64;
 const CHECKS_PER_TURN: u32 = 16;
 /// … or this long, whichever comes first.
 const TURN: Nanos = 500_000;
+/// Operations on descriptors that did not have to wait, in a row, before others get their turn. As tokio's budget.
+const OPERATIONS_PER_TURN: u32 = 128;
+/// After so long without an event, memory that was kept for the next tasks goes back to the system …
+const QUIET: Duration = Duration::from_millis(10);
+/// … of so many stacks at a time: less than a millisecond's work.
+const STACKS_SWEPT_IDLE: usize = 1024;
+/// A busy hub sweeps so many per turn: less than one part in a hundred of its time.
+const STACKS_SWEPT_BUSY: usize = 8;
 /// How often a hub that only another thread could wake looks whether there is another thread.
 const LONELY_CHECK: Duration = Duration::from_secs(1);
 
@@ -121,6 +129,8 @@ pub(crate) struct Hub {
     poller: RefCell<Option<Poller>>,
     /// Tasks that wait for a descriptor, for work given to another OS thread, or for a task of another hub.
     outside_waits: Cell<usize>,
+    /// How many operations on descriptors there were since one had to wait.
+    unwaited: Cell<u32>,
     /// First in the list of tasks that have not ended, newest first.
     live: Cell<Option<NonNull<Task>>>,
     pub(crate) live_count: Cell<usize>,
@@ -219,6 +229,7 @@ fn create() -> &'static Hub {
         timers: RefCell::default(),
         poller: RefCell::default(),
         outside_waits: Cell::new(0),
+        unwaited: Cell::new(0),
         live: Cell::new(None),
         live_count: Cell::new(0),
         next_id: Cell::new(0),
@@ -271,18 +282,22 @@ impl Hub {
     ///
     /// Nothing can ever become ready again.
     #[inline(never)]
-    fn run(&self) -> Result<(), Deadlock> {
+    fn run(&self, mut next: Option<NonNull<Task>>) -> Result<(), Deadlock> {
         loop {
-            // What is ready, in order; but only so much before the next look at I/O and timers.
+            // The target of a switch, then what is ready, in order; but only so much before the next look at I/O and timers.
             while self.turn_goes_on() {
-                match self.home.ready().pop_front() {
+                match next.take().or_else(|| self.home.ready().pop_front()) {
                     Some(task) if task == self.main_ptr => {
                         self.current.set(task);
                         return Ok(());
                     }
-                    Some(task) => self.resume(task),
+                    Some(task) => next = self.resume(task),
                     None => break,
                 }
+            }
+            if let Some(target) = next.take() {
+                // SAFETY: a switch goes to a task that is alive, and nobody has run since.
+                self.run_next(unsafe { target.as_ref() });
             }
 
             let waited = self.in_loop(|| {
@@ -352,6 +367,7 @@ impl Hub {
             if self.poller.borrow().as_ref().is_some_and(Poller::has_sources) {
                 self.poll(Some(Duration::ZERO));
             }
+            self.tidy_up_a_little();
             return Ok(());
         }
         let timeout = match self.timers.borrow_mut().next_deadline() {
@@ -369,18 +385,31 @@ impl Hub {
             }
             return Ok(());
         }
-        self.stacks.borrow_mut().trim();
-        self.home.trim();
         if self.virtual_now.get().is_some() && self.jump_to_next_deadline() {
             return Ok(());
         }
         // First, for who finds the hub asleep must find the alarm set.
         drop(self.poller());
+        let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
+        let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
         if self.home.fall_asleep() {
-            self.poll(timeout);
+            self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
             self.home.wake_up();
         }
+        if may_be_quiet && self.home.ready().is_empty() && !self.home.has_mail() {
+            self.stacks.borrow_mut().sweep(STACKS_SWEPT_IDLE);
+            self.home.trim();
+        } else {
+            self.tidy_up_a_little();
+        }
         Ok(())
+    }
+
+    /// Gives some of the memory back that is kept for the next tasks, if it is very much.
+    fn tidy_up_a_little(&self) {
+        if self.stacks.borrow().has_dirt(true) {
+            self.stacks.borrow_mut().sweep(STACKS_SWEPT_BUSY);
+        }
     }
 
     fn poll(&self, timeout: Option<Duration>) {
@@ -426,14 +455,15 @@ impl Hub {
                 Message::Unpark(task) => on(&task, Task::unpark),
                 Message::Unreferenced(task) => task.unreferenced(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
+                Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
             }
         }
     }
 
-    /// Resumes a task until it suspends or ends.
+    /// Resumes a task until it suspends or ends. Gives the target, if it switches to somebody.
     #[inline(always)]
-    fn resume(&self, ptr: NonNull<Task>) {
-        // SAFETY: the task comes from the ready queue, whose invariant is that it is alive.
+    fn resume(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
+        // SAFETY: the task comes from the ready queue, whose invariant is that it is alive, or is the target of a switch, which is, too.
         let task = unsafe { ptr.as_ref() };
         self.current.set(ptr);
         task.local.state.set(State::Running);
@@ -443,8 +473,12 @@ impl Hub {
             Some(context) => context.resume(),
             None => self.start(task),
         };
-        if turn == Turn::Finished {
-            self.finish(task);
+        match turn {
+            Turn::Suspended(next) => next.map(NonNull::cast),
+            Turn::Finished => {
+                self.finish(task);
+                None
+            }
         }
     }
 
@@ -559,18 +593,20 @@ impl Hub {
     /// Inlined into its callers, as they are into theirs where it matters: the processor predicts the return of a
     /// switch rightly only if no call lies between it and the resumption before (twice 20 cycles, otherwise).
     #[inline(always)]
-    fn suspend(&self, task: &Task) -> Result<(), Deadlock> {
+    fn suspend(&self, task: &Task, next: Option<NonNull<Task>>) -> Result<(), Deadlock> {
         // SAFETY: `errno` is this thread's, whose address never changes.
         let errno = unsafe { *self.errno };
         let result = if self.is_main(task) {
-            let result = self.run();
+            let result = self.run(next);
             task.local.state.set(State::Running);
             result
         } else {
-            let here = 0_u8;
-            task.local.frame.set(&raw const here);
+            if next.is_none() {
+                let here = 0_u8;
+                task.local.frame.set(&raw const here);
+            }
             // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
-            unsafe { (*task.local.suspender.get()).suspend(()) };
+            unsafe { (*task.local.suspender.get()).suspend(next.map(NonNull::cast)) };
             Ok(())
         };
         // SAFETY: as above.
@@ -610,13 +646,13 @@ impl Hub {
             self.timers.borrow_mut().arm(task, nearest);
         }
         local.state.set(State::Parked);
-        let result = self.suspend(task);
+        let result = self.suspend(task, None);
 
         local.deadline.set(NEVER);
         local.notified.set(false);
         local.epoch.set(local.epoch.get().wrapping_add(1));
         if let Err(Deadlock) = result {
-            self.fail_deadlocked(task);
+            self.fail_deadlocked(task, State::Parked);
         }
         local.reason.set(Reason::NONE);
         if local.interrupted.get() {
@@ -644,7 +680,7 @@ impl Hub {
         task.local.state.set(State::Ready);
         self.home.ready().push_back(task);
         // Cannot be a deadlock: this task itself is ready.
-        let _ = self.suspend(task);
+        let _ = self.suspend(task, None);
         if task.local.interrupted.get() || !task.local.scopes.get().is_null() {
             self.after_yield(task);
         }
@@ -659,41 +695,50 @@ impl Hub {
         }
     }
 
-    /// Runs `target` next, and suspends the current task until somebody switches to it.
+    /// Runs `target` next, and suspends the current task, in the state given, until somebody switches to it.
     ///
     /// # Panics
     ///
     /// As [`Hub::park`].
     #[inline(always)]
-    pub(crate) fn switch_to(&self, target: &Task) {
+    pub(crate) fn switch_to(&self, target: &Task, waiting: State) {
         let task = self.current();
-        let local = &task.local;
+        if !task.local.scopes.get().is_null() {
+            self.arm_for_scope(task);
+        }
+        debug_assert!(target.local.state.get().is_suspended());
+        task.local.state.set(waiting);
+        if let Err(Deadlock) = self.suspend(task, Some(target.ptr())) {
+            self.fail_deadlocked(task, waiting);
+        }
+        if !task.local.scopes.get().is_null() {
+            self.check_scope(task);
+        }
+    }
+
+    /// An explicit switch within a timeout: has the task resumed when its time is up.
+    #[cold]
+    fn arm_for_scope(&self, task: &Task) {
+        task.local.timed_out.set(false);
         let nearest = self.nearest_scope(task);
         if nearest != NEVER {
-            local.timed_out.set(false);
             self.timers.borrow_mut().arm(task, nearest);
         }
-        local.state.set(State::Switched);
-        self.run_next(target);
-        let result = self.suspend(task);
-        if let Err(Deadlock) = result {
-            // For the report, which is of the time before.
-            local.state.set(State::Switched);
-            self.fail_deadlocked(task);
-            local.state.set(State::Running);
-        }
-        if nearest != NEVER {
-            local.deadline.set(NEVER);
-            if local.timed_out.replace(false) {
-                self.raise_expired_scope(task);
-            }
+    }
+
+    /// Undoes [`Hub::arm_for_scope`], and unwinds if it was that which has resumed the task.
+    #[cold]
+    fn check_scope(&self, task: &Task) {
+        task.local.deadline.set(NEVER);
+        if task.local.timed_out.replace(false) {
+            self.raise_expired_scope(task);
         }
     }
 
     /// Puts a suspended (or unstarted) task at the head of the queue.
     #[inline]
     pub(crate) fn run_next(&self, target: &Task) {
-        debug_assert!(matches!(target.local.state.get(), State::Switched | State::Unstarted | State::Parked));
+        debug_assert!(target.local.state.get().is_suspended());
         target.local.state.set(State::Ready);
         self.home.ready().push_front(target);
     }
@@ -712,13 +757,16 @@ impl Hub {
         task.local.state.set(State::Ready);
         self.home.ready().push_front(task);
         self.run_next(target);
-        let _ = self.suspend(task);
+        let _ = self.suspend(task, None);
     }
 
     /// The current task, if it may be suspended.
+    ///
+    /// A masked one always may: if the thread is panicking then, it is not this task that unwinds, but the one that has it unwound
+    /// ([`Hub::unwind_now`]), and which goes on first. See `greenlet::scope`.
     #[inline(always)]
     pub(crate) fn may_suspend(&self, reason: Reason) -> Result<&Task, Unwinding> {
-        if std::thread::panicking() {
+        if std::thread::panicking() && self.current().local.masked.get() == 0 {
             return Err(Unwinding);
         }
         if self.no_waiting.get() {
@@ -774,11 +822,13 @@ impl Hub {
 
     /// The thread's own task waits for what can never come.
     #[cold]
-    fn fail_deadlocked(&self, task: &Task) {
+    fn fail_deadlocked(&self, task: &Task, waiting: State) {
         if task.local.masked.get() > 0 {
             // It must not leave now (see `greenlet::scope`): the others have to.
             return self.kill_all_for_deadlock();
         }
+        // The report is of the time before.
+        task.local.state.set(waiting);
         let report = self.deadlock_report();
         task.local.state.set(State::Running);
         task.local.reason.set(Reason::NONE);
@@ -1031,6 +1081,18 @@ impl Hub {
         }
     }
 
+    /// To be called before each operation: lets others run if many in a row did not have to wait, so that a greenlet which always finds
+    /// something to read starves nobody. (Before, not after: a timeout that strikes here must not lose what was read.)
+    #[inline]
+    pub(crate) fn be_fair(&self) {
+        let unwaited = self.unwaited.get() + 1;
+        self.unwaited.set(unwaited);
+        if unwaited > OPERATIONS_PER_TURN {
+            self.unwaited.set(0);
+            self.yield_now();
+        }
+    }
+
     /// Waits for the next edge. May switch.
     pub(crate) fn wait_fd(
         &self,
@@ -1041,6 +1103,7 @@ impl Hub {
         deadline: Nanos,
     ) -> io::Result<Wake> {
         self.may_suspend(reason)?;
+        self.unwaited.set(0);
         if let Some(poller) = &mut *self.poller.borrow_mut() {
             poller.extend(id, fd, direction)?;
             poller.wait(id, direction, self.waker());
@@ -1057,6 +1120,13 @@ impl Hub {
                 poller.deregister(fd);
             }
             poller.forget(id);
+        }
+    }
+
+    /// Something has happened to the descriptor of which no event may tell: who waits looks again.
+    pub(crate) fn poke_fd(&self, id: SlotId) {
+        if let Some(poller) = &mut *self.poller.borrow_mut() {
+            poller.poke(id);
         }
     }
 

@@ -9,7 +9,9 @@
 //!   until an operation finds that it is not.
 //! - After a short read from a stream socket the socket is empty: the next arrival is an edge. So the caller may
 //!   clear `ready` then, and save the read that would have said `EAGAIN`; but not once the peer has closed, for that
-//!   edge is the last (`closed` keeps the side ready for good).
+//!   edge is the last, nor once urgent data has come, before which a read ends though more is there (`unsure` keeps the
+//!   side ready for good). It is not so on Unix sockets, where a read also ends at a descriptor that is passed.
+//! - Nothing is heard of a direction that nobody has waited for yet. It counts as ready.
 //! - The registration belongs to the open file description, not to the number. Closing the number removes it
 //!   only if no duplicate is left. So events can come for a descriptor that we have closed; they carry the slot's
 //!   old generation and are dropped. The number may meanwhile belong to somebody else, which is why a
@@ -36,8 +38,18 @@ pub(crate) enum Direction {
 impl Direction {
     fn interest(self) -> Interest {
         match self {
+            #[cfg(target_os = "linux")]
+            Direction::Read => Interest::READABLE | Interest::PRIORITY,
+            #[cfg(not(target_os = "linux"))]
             Direction::Read => Interest::READABLE,
             Direction::Write => Interest::WRITABLE,
+        }
+    }
+
+    fn other(self) -> Direction {
+        match self {
+            Direction::Read => Direction::Write,
+            Direction::Write => Direction::Read,
         }
     }
 }
@@ -68,10 +80,10 @@ struct Slot {
 
 #[derive(Debug, Default)]
 struct Side {
-    /// An edge has come, and no operation has found the side exhausted since.
+    /// An edge has come, or may have come unseen, and no operation has found the side exhausted since.
     ready: bool,
-    /// The last edge has come: always ready from now on.
-    closed: bool,
+    /// That an operation does less than it might no longer tells that an edge will come: always ready from now on.
+    unsure: bool,
     waiter: Option<Waker>,
 }
 
@@ -125,14 +137,17 @@ impl Poller {
             self.free.push(index);
             return Err(error);
         }
-        self.slots[index as usize].interest = Some(interest);
+        let slot = &mut self.slots[index as usize];
+        slot.interest = Some(interest);
+        slot.sides[direction.other() as usize].ready = true;
         Ok(id)
     }
 
     /// Also watches `direction`, if that is not so already.
     pub(crate) fn extend(&mut self, id: SlotId, fd: BorrowedFd<'_>, direction: Direction) -> io::Result<()> {
         let registry = self.poll.registry();
-        let Some(slot) = self.slots.get_mut(id.index as usize) else { return Ok(()) };
+        let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
+        let Some(slot) = slot else { return Ok(()) };
         let present = slot.interest.unwrap_or(direction.interest());
         let wanted = present | direction.interest();
         if slot.interest != Some(wanted) {
@@ -157,6 +172,14 @@ impl Poller {
         waiters.iter().flatten().for_each(Waker::wake);
     }
 
+    /// Something has happened to the descriptor of which no event may tell. Who waits looks again.
+    pub(crate) fn poke(&mut self, id: SlotId) {
+        let Some(slot) = self.slot(id) else { return };
+        for side in &mut slot.sides {
+            side.set_ready();
+        }
+    }
+
     #[inline]
     fn slot(&mut self, id: SlotId) -> Option<&mut Slot> {
         self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)
@@ -170,7 +193,7 @@ impl Poller {
     /// Whether an operation may find something to do. `true` for a slot that is gone: the operation will tell.
     #[inline]
     pub(crate) fn is_ready(&mut self, id: SlotId, direction: Direction) -> bool {
-        self.side(id, direction).is_none_or(|side| side.ready || side.closed)
+        self.side(id, direction).is_none_or(|side| side.ready || side.unsure)
     }
 
     /// An operation has found the side exhausted. Another edge will come.
@@ -213,19 +236,25 @@ impl Poller {
                 continue;
             }
             let failed = event.is_error();
-            let read = (event.is_readable(), event.is_read_closed() || failed);
+            let read = (event.is_readable(), event.is_read_closed() || event.is_priority() || failed);
             let write = (event.is_writable(), event.is_write_closed() || failed);
-            for (side, (ready, closed)) in slot.sides.iter_mut().zip([read, write]) {
-                side.ready |= ready;
-                side.closed |= closed;
-                if ready || closed {
-                    if let Some(waiter) = side.waiter.take() {
-                        waiter.wake();
-                    }
+            for (side, (ready, unsure)) in slot.sides.iter_mut().zip([read, write]) {
+                side.unsure |= unsure;
+                if ready || unsure {
+                    side.set_ready();
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Side {
+    fn set_ready(&mut self) {
+        self.ready = true;
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
     }
 }
 

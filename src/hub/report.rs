@@ -51,10 +51,8 @@ impl Hub {
         let line = |text: &mut String, task: &Task| {
             let waits = match task.local.state.get() {
                 State::Parked | State::Running => format!("waits: {}", task.local.reason.get()),
-                State::Switched if task.local.slot.get().is_none() => {
-                    "waits in a generator's send or yield".to_owned()
-                }
                 State::Switched => "suspended in a switch: waits for somebody to switch to it".to_owned(),
+                State::Exchanging => "waits in a generator's send or yield".to_owned(),
                 State::Unstarted => "was never switched to".to_owned(),
                 State::Ready | State::Dead => "can run".to_owned(),
             };

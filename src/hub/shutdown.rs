@@ -34,15 +34,16 @@ impl Hub {
         self.special.set(true);
         // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
         // until nobody is left or it is enough.
-        let rounds = if unwind::CAN_UNWIND { PATIENCE } else { 0 };
+        let rounds = if unwind::is_possible() { PATIENCE } else { 0 };
         for _ in 0..rounds {
             let living = self.living();
             for task in living.iter().rev().filter_map(|task| task.here()) {
                 task.interrupt(Box::new(GreenletExit));
             }
-            while let Some(task) = self.home.ready().pop_front() {
+            let mut next = None;
+            while let Some(task) = next.take().or_else(|| self.home.ready().pop_front()) {
                 if task != self.main_ptr {
-                    self.resume(task);
+                    next = self.resume(task);
                 }
             }
             if self.live.get().is_none() {
@@ -74,7 +75,7 @@ impl Hub {
                 // It has caught every exit so far. Nobody resumes it.
                 task.local.state.set(State::Parked);
                 loop {
-                    let _ = self.suspend(task);
+                    let _ = self.suspend(task, None);
                 }
             }
             Some(left) => {
@@ -93,10 +94,7 @@ impl Hub {
         self.deadlocks.set(round);
         let living = self.living();
         let waiting = || {
-            living
-                .iter()
-                .filter_map(|task| task.here())
-                .filter(|task| matches!(task.local.state.get(), State::Parked | State::Switched))
+            living.iter().filter_map(|task| task.here()).filter(|task| task.local.state.get().is_suspended())
         };
         if round > PATIENCE || waiting().next().is_none() {
             sys::abort(&format!(

@@ -16,7 +16,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use crate::sys::clock::{NEVER, Nanos};
-use crate::task::{State, Task, TaskRef};
+use crate::task::{Task, TaskRef};
 
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
@@ -78,7 +78,7 @@ impl Timers {
                 let task = task.here().expect("timers hold tasks of their own hub");
                 task.local.timer.set(NEVER);
                 task.local.deadline.set(NEVER);
-                if matches!(task.local.state.get(), State::Parked | State::Switched | State::Unstarted) {
+                if task.local.state.get().is_suspended() {
                     task.local.timed_out.set(true);
                     task.make_ready();
                 }

@@ -97,12 +97,10 @@ macro_rules! descriptor {
 /// Methods that pass on to std's, which do not wait.
 macro_rules! as_std {
     ($ours:ident, $stds:ty: $(
-        $(#[$more:meta])*
         fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;
     )*) => {
         impl $ours {$(
             #[doc = concat!("See [`", stringify!($stds), "::", stringify!($name), "`].")]
-            $(#[$more])*
             ///
             /// # Errors
             ///
@@ -111,6 +109,25 @@ macro_rules! as_std {
                 self.io.get().$name($($argument),*)
             }
         )*}
+    };
+}
+
+/// `shutdown`.
+macro_rules! shutdown {
+    ($ours:ident, $stds:ty) => {
+        impl $ours {
+            #[doc = concat!("See [`", stringify!($stds), "::shutdown`].")]
+            /// Wakes greenlets that wait for this socket.
+            ///
+            /// # Errors
+            ///
+            /// As std's.
+            pub fn shutdown(&self, how: std::net::Shutdown) -> std::io::Result<()> {
+                self.io.get().shutdown(how)?;
+                self.io.poke();
+                Ok(())
+            }
+        }
     };
 }
 
@@ -220,4 +237,4 @@ macro_rules! byte_stream {
     };
 }
 
-pub(super) use {as_std, byte_stream, descriptor, timeouts};
+pub(super) use {as_std, byte_stream, descriptor, shutdown, timeouts};

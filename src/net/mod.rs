@@ -13,7 +13,19 @@
 //!   back with `into_raw_fd` or into a std type, it is blocking again.
 //!
 //! A socket works from whichever thread uses it: each hub that waits for it registers it. In a destructor that runs while its
-//! greenlet unwinds, operations are tried, and fail where they would have to wait. `shutdown` wakes those who wait for the socket.
+//! greenlet unwinds, operations are tried, and fail where they would have to wait.
+//!
+//! **To end somebody's wait**, `shutdown` the socket, or kill the greenlet. Dropping the socket cannot do it, as closing does
+//! elsewhere: who waits borrows it, so it is not dropped before. One that is shared (`Rc`, `Arc`) closes with its last owner.
+//! (Who waits to write on a *clone* of a Unix socket is not told of `Shutdown::Write`, of which the system makes no event.)
+//!
+//! All stable methods of std 1.95 are there, except:
+//!
+//! - `TcpListener::set_only_v6` and `only_v6`: deprecated, since they can only fail on a socket that is bound.
+//! - `std::os::linux::net::TcpStreamExt` (`set_quickack`, `quickack`): std lets nobody else implement it. `setsockopt` works, by `AsFd`.
+//! - Timeouts are not the kernel's, so conversions do not carry them over, nor `set_nonblocking` into our types.
+//!
+//! std has two types named `Incoming`; that of Unix sockets is [`UnixIncoming`] here.
 
 mod addr;
 mod descriptor;

@@ -1,12 +1,12 @@
 //! TCP.
 
 use std::io;
-use std::net::{self, Shutdown, SocketAddr};
+use std::net::{self, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::addr::{ToSocketAddrs, each_address};
-use super::descriptor::{as_std, byte_stream, descriptor, timeouts};
+use super::descriptor::{as_std, byte_stream, descriptor, shutdown, timeouts};
 use crate::hub::hub;
 use crate::io::{Direction, Io};
 use crate::sys;
@@ -34,6 +34,7 @@ pub struct TcpStream {
 
 descriptor!(TcpStream, std::net::TcpStream);
 timeouts!(TcpStream);
+shutdown!(TcpStream, std::net::TcpStream);
 byte_stream!(TcpStream, read_stream);
 
 impl TcpStream {
@@ -88,8 +89,6 @@ impl TcpStream {
 as_std! { TcpStream, std::net::TcpStream:
     fn peer_addr() -> SocketAddr;
     fn local_addr() -> SocketAddr;
-    /// Wakes greenlets that wait for this socket.
-    fn shutdown(how: Shutdown) -> ();
     fn set_nodelay(nodelay: bool) -> ();
     fn nodelay() -> bool;
     fn set_ttl(ttl: u32) -> ();
@@ -98,7 +97,7 @@ as_std! { TcpStream, std::net::TcpStream:
 
 /// A TCP socket that accepts connections; [`std::net::TcpListener`], cooperative.
 ///
-/// `StreamServer` does around it what a server needs.
+/// [`StreamServer`](crate::server::StreamServer) does around it what a server needs.
 pub struct TcpListener {
     io: Io<net::TcpListener>,
 }

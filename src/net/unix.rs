@@ -1,12 +1,11 @@
 //! Sockets between processes of one machine.
 
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net;
 use std::path::Path;
 
-use super::descriptor::{as_std, byte_stream, descriptor, timeouts};
+use super::descriptor::{as_std, byte_stream, descriptor, shutdown, timeouts};
 use crate::io::{Direction, Io, persist};
 use crate::sys;
 use crate::sys::clock::NEVER;
@@ -34,6 +33,7 @@ pub struct UnixStream {
 
 descriptor!(UnixStream, std::os::unix::net::UnixStream);
 timeouts!(UnixStream);
+shutdown!(UnixStream, std::os::unix::net::UnixStream);
 byte_stream!(UnixStream, read_chunks);
 
 impl UnixStream {
@@ -83,8 +83,6 @@ impl UnixStream {
 as_std! { UnixStream, std::os::unix::net::UnixStream:
     fn local_addr() -> SocketAddr;
     fn peer_addr() -> SocketAddr;
-    /// Wakes greenlets that wait for this socket.
-    fn shutdown(how: Shutdown) -> ();
 }
 
 /// A socket that accepts connections from within the machine; [`std::os::unix::net::UnixListener`], cooperative.
@@ -176,6 +174,7 @@ pub struct UnixDatagram {
 
 descriptor!(UnixDatagram, std::os::unix::net::UnixDatagram);
 timeouts!(UnixDatagram);
+shutdown!(UnixDatagram, std::os::unix::net::UnixDatagram);
 
 impl UnixDatagram {
     /// Makes a socket at a path, where it makes a file that stays when the socket is dropped.
@@ -235,7 +234,11 @@ impl UnixDatagram {
     ///
     /// As std's.
     pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        self.io.read_with("recv_from of fd", |socket| socket.recv_from(buf))
+        self.io.read_with("recv_from of fd", |socket| match socket.recv_from(buf) {
+            // An address without a name, as std has it.
+            Err(error) if is_end(socket, &error) => Ok((0, SocketAddr::from_pathname("")?)),
+            result => result,
+        })
     }
 
     /// Receives a datagram. What does not fit into `buf` is lost. May switch.
@@ -244,7 +247,10 @@ impl UnixDatagram {
     ///
     /// As std's.
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.io.read_with("recv of fd", |socket| socket.recv(buf))
+        self.io.read_with("recv of fd", |socket| match socket.recv(buf) {
+            Err(error) if is_end(socket, &error) => Ok(0),
+            result => result,
+        })
     }
 
     /// Sends a datagram to the socket with this path. May switch.
@@ -289,10 +295,14 @@ impl UnixDatagram {
     }
 }
 
+/// Whether nothing is there because the socket was shut down for reading. A blocking call then gives 0; a non-blocking one, on a
+/// datagram socket, does not tell.
+fn is_end(socket: &net::UnixDatagram, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock && sys::fd::is_read_closed(socket.as_fd())
+}
+
 as_std! { UnixDatagram, std::os::unix::net::UnixDatagram:
     fn connect_addr(socket_addr: &SocketAddr) -> ();
     fn local_addr() -> SocketAddr;
     fn peer_addr() -> SocketAddr;
-    /// Wakes greenlets that wait for this socket.
-    fn shutdown(how: Shutdown) -> ();
 }

@@ -61,3 +61,15 @@ pub(crate) fn unix_stream() -> io::Result<OwnedFd> {
     }
     Ok(fd)
 }
+
+/// Whether nothing more will come, since the peer has closed or the socket was shut down for reading.
+pub(crate) fn is_read_closed(fd: BorrowedFd<'_>) -> bool {
+    #[cfg(target_os = "linux")]
+    const CLOSED: libc::c_short = libc::POLLRDHUP;
+    #[cfg(not(target_os = "linux"))]
+    const CLOSED: libc::c_short = libc::POLLHUP;
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: CLOSED, revents: 0 };
+    // SAFETY: one valid pollfd; a timeout of zero does not block.
+    let result = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    result == 1 && poll.revents & (CLOSED | libc::POLLHUP) != 0
+}

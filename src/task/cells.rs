@@ -65,6 +65,11 @@ impl Cells {
         unsafe { free(cell, layout) };
     }
 
+    /// Whether there is more than an idle hub keeps.
+    pub(super) fn keep_much(&self) -> bool {
+        self.empty.borrow().iter().any(|empty| empty.len() > KEPT_IDLE)
+    }
+
     /// Gives back what was kept for a busy hub.
     #[inline]
     pub(super) fn trim(&self) {

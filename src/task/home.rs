@@ -49,6 +49,8 @@ pub(crate) enum Message {
     Unreferenced(TaskRef),
     /// A socket that was registered here was closed over there.
     Closed { slot: u32, generation: u32 },
+    /// A socket that is registered here was shut down over there.
+    Poke { slot: u32, generation: u32 },
 }
 
 /// See the module's head.
@@ -131,6 +133,11 @@ impl Home {
         &self.ready
     }
 
+    /// Whether [`Home::trim`] would give something back. Owner only.
+    pub(crate) fn keeps_much(&self) -> bool {
+        self.cells.keep_much()
+    }
+
     /// The hub has nothing to do: gives memory back that was kept for a busy one. Owner only.
     #[inline]
     pub(crate) fn trim(&self) {
@@ -158,10 +165,10 @@ impl Home {
             inbox.push(message);
         }
         self.pending.store(true, Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::SeqCst) {
-            if let Some(alarm) = &*lock(&self.alarm) {
-                alarm.wake().expect("waking a hub writes to an eventfd of our own");
-            }
+        if self.sleeping.swap(false, Ordering::SeqCst)
+            && let Some(alarm) = &*lock(&self.alarm)
+        {
+            alarm.wake().expect("waking a hub writes to an eventfd of our own");
         }
     }
 

@@ -62,10 +62,19 @@ pub(crate) enum State {
     Running,
     /// Suspended in `park`; a wake makes it ready.
     Parked,
-    /// Suspended in an explicit switch: only another switch (or a kill) resumes it.
+    /// Suspended in `Coroutine::switch`: only another switch (or a kill, or a timeout) resumes it. Its slot is open.
     Switched,
+    /// A generator that waits for its caller, or the caller for the generator.
+    Exchanging,
     /// Ended, or given up at the end of its thread.
     Dead,
+}
+
+impl State {
+    /// Whether the task waits, and is not queued.
+    pub(crate) fn is_suspended(self) -> bool {
+        matches!(self, State::Unstarted | State::Parked | State::Switched | State::Exchanging)
+    }
 }
 
 /// Why a task waits. The text is unique per place; the number tells which object (an fd, a task's id, …).
@@ -168,9 +177,15 @@ impl TypeInfo {
         const { &TypeInfo { id: TypeId::of::<M>(), name: std::any::type_name::<M> } }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is(&self, other: &TypeInfo) -> bool {
-        ptr::eq(self, other) || self.id == other.id
+        ptr::eq(self, other) || self.is_slow(other)
+    }
+
+    /// The same type may have several of these: one per part of the program that was compiled by itself.
+    #[cold]
+    fn is_slow(&self, other: &TypeInfo) -> bool {
+        self.id == other.id
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -204,13 +219,16 @@ pub(crate) struct Shared {
     vtable: &'static VTable,
 }
 
+/// A place in a list of tasks, which keeps those in it alive by other means.
+pub(crate) type Link = Cell<Option<NonNull<Task>>>;
+
 /// What only the thread of the task's hub touches.
 ///
 /// In this order: what each switch touches comes first, in as few cache lines as possible.
 #[repr(C)]
 pub(crate) struct Local {
     /// Next in the ready queue. Means something only while `state` is `Ready`.
-    next: Cell<Option<NonNull<Task>>>,
+    next: Link,
     /// This task, with the right to the whole `TaskCell`.
     this: NonNull<Task>,
     pub(crate) suspender: Cell<*const Suspender>,
@@ -231,7 +249,8 @@ pub(crate) struct Local {
     pub(crate) epoch: Cell<u32>,
     /// `None` before the first run, after the end, and for the thread's own task.
     pub(crate) context: UnsafeCell<Option<Context>>,
-    /// Where a switch to this task puts its message, while it waits for one.
+    /// Where a switch to this task puts its message. Means something only while `state` is `Switched` or `Unstarted`: at other times it
+    /// may point to where nothing is any more.
     pub(crate) slot: Cell<Option<Slot>>,
     pub(crate) reason: Cell<Reason>,
     /// When the present park ends at the latest, or when an unstarted task is due.
@@ -256,7 +275,7 @@ pub(crate) struct Local {
     /// When it was measured: the result, once it has ended.
     pub(crate) stack_used: Cell<usize>,
     /// Neighbours in the hub's list of live tasks.
-    pub(crate) live: (Cell<Option<NonNull<Task>>>, Cell<Option<NonNull<Task>>>),
+    pub(crate) live: (Link, Link),
 }
 
 /// How the typed part of a task is reached through an untyped pointer.
@@ -349,7 +368,7 @@ impl Task {
         let pending = local.interrupt.take();
         self.set_interrupt(pending.unwrap_or(Interrupt::Raise(payload)));
         // A masked task wakes up, too: it does not unwind, but looks again at what it waits for.
-        if matches!(local.state.get(), State::Unstarted | State::Parked | State::Switched) {
+        if local.state.get().is_suspended() {
             self.make_ready();
         }
     }
@@ -556,8 +575,11 @@ impl TaskRef {
     /// This must be the thread of that hub.
     #[inline(always)]
     pub(crate) unsafe fn of_hub(&self, incarnation: u64) -> Option<&Task> {
-        // SAFETY: kept alive by self; if the number is the same, this is its owner's thread.
-        (self.shared().incarnation == incarnation).then(|| unsafe { self.0.as_ref() })
+        if self.shared().incarnation != incarnation {
+            return None;
+        }
+        // SAFETY: kept alive by self; and the number is the same, so this is its owner's thread.
+        Some(unsafe { self.0.as_ref() })
     }
 
     /// The typed part.

@@ -1118,6 +1118,32 @@ fn a_limit_inside_that_runs_out_while_the_body_works_is_its_own() {
 }
 
 #[test]
+fn one_that_is_killed_and_waits_for_a_generator_of_its_own_refuses_to_be_resumed() {
+    let own = Rc::new(OnceCell::new());
+    let generator: Generator<u32> = Generator::new({
+        let own = Rc::clone(&own);
+        move |out, ()| {
+            own.set(current()).unwrap();
+            assert!(out.try_yield(1).is_err());
+            let inner: Generator<u32> = Generator::new(|_, ()| {
+                yield_now();
+                yield_now();
+            });
+            assert_eq!(inner.send(()), Ok(Step::Return(())));
+        }
+    });
+    assert_eq!(generator.send(()), Ok(Step::Yield(1)));
+    own.get().unwrap().kill_nowait();
+    yield_now();
+    // It waits for the inner one, not in its `yield_`.
+    assert_eq!(generator.state(), GeneratorState::Running);
+    assert_eq!(generator.send(()), Err(GeneratorError::Running(())));
+    yield_now();
+    yield_now();
+    assert_eq!(generator.state(), GeneratorState::Closed);
+}
+
+#[test]
 fn a_caller_killed_while_it_closes_is_not_saved_by_that() {
     let _clock = Clock::start();
     let log = Log::new();

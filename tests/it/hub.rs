@@ -249,7 +249,7 @@ fn who_is_killed_while_it_waits_for_an_offloaded_job_abandons_it() {
     go.send(()).unwrap();
     // The job goes on, and drops its result over there.
     while gone.count() == 0 {
-        std::thread::yield_now();
+        yield_now();
     }
 }
 

@@ -10,6 +10,7 @@ mod net;
 mod net_udp;
 mod net_unix;
 mod scope;
+mod server;
 mod stress;
 mod switch;
 mod threads;

@@ -8,6 +8,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{fs, process};
@@ -321,6 +322,45 @@ fn streams_wait_end_and_refuse_as_tcp_s_do() {
 }
 
 #[test]
+fn shutdown_by_another_greenlet_or_thread_wakes_the_writer() {
+    time_limit();
+    let (stream, _peer) = UnixStream::pair().unwrap();
+    let stream = Rc::new(stream);
+    let writer = spawn({
+        let stream = stream.clone();
+        move || (&*stream).write_all(&[0; 16 << 20])
+    });
+    yield_now();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(error_kind(writer.join().unwrap()), ErrorKind::BrokenPipe);
+
+    let (stream, _peer) = UnixStream::pair().unwrap();
+    let stream = Arc::new(stream);
+    let writer = spawn({
+        let stream = stream.clone();
+        move || (&*stream).write_all(&[0; 16 << 20])
+    });
+    yield_now();
+    switchgrass::unblock(move || stream.shutdown(Shutdown::Write)).unwrap();
+    assert_eq!(error_kind(writer.join().unwrap()), ErrorKind::BrokenPipe);
+
+    let (socket, _peer) = UnixDatagram::pair().unwrap();
+    scope(|s| {
+        let writer = s.spawn(|| {
+            loop {
+                if let Err(error) = socket.send(&[0; 1000]) {
+                    return error.kind();
+                }
+            }
+        });
+        yield_now();
+        assert!(!writer.is_ready());
+        socket.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(writer.join().unwrap(), ErrorKind::BrokenPipe);
+    });
+}
+
+#[test]
 fn several_buffers_are_read_and_written_at_once() {
     time_limit();
     let (mut here, mut there) = UnixStream::pair().unwrap();
@@ -443,21 +483,21 @@ fn who_sends_to_a_full_queue_waits_and_nothing_is_lost() {
     time_limit();
     for on_thread in [false, true] {
         let (here, there) = UnixDatagram::pair().unwrap();
-        flood(move |bytes| drop(here.send(bytes).unwrap()), there, on_thread);
+        flood(move |bytes| assert_eq!(here.send(bytes).unwrap(), 4), there, on_thread);
 
         let address = abstract_address();
         let (here, there) = (UnixDatagram::unbound().unwrap(), UnixDatagram::bind_addr(&address).unwrap());
         here.connect_addr(&address).unwrap();
-        flood(move |bytes| drop(here.send(bytes).unwrap()), there, on_thread);
+        flood(move |bytes| assert_eq!(here.send(bytes).unwrap(), 4), there, on_thread);
 
         let address = abstract_address();
         let (here, there) = (UnixDatagram::unbound().unwrap(), UnixDatagram::bind_addr(&address).unwrap());
-        flood(move |bytes| drop(here.send_to_addr(bytes, &address).unwrap()), there, on_thread);
+        flood(move |bytes| assert_eq!(here.send_to_addr(bytes, &address).unwrap(), 4), there, on_thread);
 
         let place = Place::new();
         let path = place.0.clone();
         let (here, there) = (UnixDatagram::unbound().unwrap(), UnixDatagram::bind(&path).unwrap());
-        flood(move |bytes| drop(here.send_to(bytes, &path).unwrap()), there, on_thread);
+        flood(move |bytes| assert_eq!(here.send_to(bytes, &path).unwrap(), 4), there, on_thread);
     }
 }
 
@@ -501,6 +541,8 @@ fn datagram_sockets_wait_end_and_refuse_as_others_do() {
         yield_now();
         here.shutdown(Shutdown::Read).unwrap();
         assert_eq!(reader.join().unwrap().unwrap(), 0);
+        let (n, from) = here.recv_from(&mut [0; 5]).unwrap();
+        assert!(n == 0 && from.is_unnamed());
     });
     let (here, there) = UnixDatagram::pair().unwrap();
     here.set_read_timeout(Some(SHORT)).unwrap();

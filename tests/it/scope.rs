@@ -1,10 +1,11 @@
 //! Greenlets that borrow: they have ended before what they borrow goes away, whatever happens.
 
 use std::cell::{Cell, RefCell};
+use std::panic::resume_unwind;
 use std::rc::Rc;
 
 use switchgrass::{
-    Builder, Elapsed, current, park, scope, sleep, spawn, spawn_later, testing, timeout, yield_now,
+    Builder, Coroutine, Elapsed, current, park, scope, sleep, spawn, spawn_later, testing, timeout, yield_now,
 };
 
 use crate::util::{Clock, HOUR, Log, OnDrop, catch, forever, is_exit, secs, text};
@@ -485,4 +486,56 @@ fn a_scope_that_can_never_end_is_left_also_if_a_greenlet_of_it_catches_the_first
     });
     assert!(text(&caught.unwrap_err()).contains("would block forever"));
     assert_eq!((caughts.get(), testing::live()), (3, 0));
+}
+
+// ---- Coroutines ---------------------------------------------------------------------------------------------------------
+
+/// A coroutine is suspended in a scope, with a greenlet in it; then its last handle is dropped by one who unwinds. That one does not
+/// wait, but the scope does.
+fn dropped_in_a_scope_by_one_who_unwinds(catches: bool) {
+    let log = Log::new();
+    let coroutine = {
+        let log = log.clone();
+        Coroutine::new(move |()| {
+            let _gone = log.on_drop("frame-gone");
+            let frame = String::from("frame");
+            scope(|s| {
+                s.spawn(|| {
+                    let _watch = watch(&log, &frame);
+                    forever();
+                });
+                yield_now();
+                let switched = catch(|| Coroutine::main().switch(()));
+                log.add("coroutine-unwinds");
+                if !catches {
+                    switched.unwrap_or_else(|payload| resume_unwind(payload)).unwrap();
+                }
+            });
+        })
+    };
+    coroutine.switch(()).unwrap();
+    let owner = spawn({
+        let log = log.clone();
+        move || {
+            let _later = log.on_drop("owner-unwinds");
+            let _owned = coroutine;
+            resume_unwind(Box::new("on purpose"))
+        }
+    });
+    let payload = owner.join().unwrap_err();
+    assert_eq!(text(&payload), "on purpose");
+    while testing::live() > 0 {
+        yield_now();
+    }
+    assert_eq!(log.take(), "coroutine-unwinds owner-unwinds child-ended-before-frame frame-gone");
+}
+
+#[test]
+fn a_coroutine_that_is_dropped_by_one_who_unwinds_leaves_its_scope_when_the_greenlets_have_ended() {
+    dropped_in_a_scope_by_one_who_unwinds(false);
+}
+
+#[test]
+fn so_does_one_that_catches_the_exit() {
+    dropped_in_a_scope_by_one_who_unwinds(true);
 }

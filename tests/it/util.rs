@@ -17,6 +17,30 @@ pub(crate) fn time_limit() {
     unsafe { libc::alarm(120) };
 }
 
+/// Runs `body` in a process of its own, in which nothing else runs. `test`: the full name of the test that calls this.
+pub(crate) fn in_child(test: &str, body: impl FnOnce()) {
+    in_child_with(test, "", |_| body());
+}
+
+/// The same, with an argument for `body`.
+pub(crate) fn in_child_with(test: &str, argument: &str, body: impl FnOnce(&str)) {
+    const MARK: &str = "SWITCHGRASS_TEST_CHILD";
+    if let Ok(argument) = std::env::var(MARK) {
+        return body(&argument);
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--include-ignored", "--test-threads=1"])
+        .env(MARK, argument)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{}\n{text}", output.status);
+}
+
+pub(crate) fn open_fds() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
 /// What happened, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Rc<RefCell<Vec<String>>>);

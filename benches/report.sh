@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# The figures in the README: interleaved rounds of all workloads, so that a machine that is slow for a minute is slow for all;
+# medians, and ratios of what belongs together. Usage: bash benches/report.sh [ROUNDS] [SECONDS]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+rounds=${1:-7}
+seconds=${2:-3}
+program=$(cargo bench --bench work --no-run 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p' | tail -1)
+results=$(mktemp)
+trap 'rm -f "$results"; [[ -z ${server:-} ]] || kill "$server" 2>/dev/null || true' EXIT
+port=17800
+
+value() { sed -n 's/.*"value": \([0-9.]*\).*/\1/p'; }
+field() { sed -n "s/.*\"$1\": \([0-9.]*\).*/\1/p"; }
+note() { echo "$1 $2" >>"$results"; }
+
+micro() {
+    local name=$1
+    shift
+    note "$name" "$("$program" "$@" | value)"
+}
+
+echo_round() {
+    local name=$1 connections=$2
+    port=$((port + 1))
+    "$program" "$name" --addr 127.0.0.1:$port &
+    server=$!
+    for _ in $(seq 100); do (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break; sleep 0.05; done
+    if [[ $connections == churn ]]; then
+        note "$name-churn" "$("$program" churn --addr 127.0.0.1:$port --n 10000 --pid $server | value)"
+    else
+        note "$name-$connections" \
+            "$("$program" load --addr 127.0.0.1:$port --connections "$connections" --seconds "$seconds" --pid $server | value)"
+    fi
+    kill $server
+    wait $server 2>/dev/null || true
+    server=
+}
+
+for round in $(seq "$rounds"); do
+    echo "round $round of $rounds" >&2
+    micro floor floor
+    micro switch switch --mode raw
+    micro floor-2 floor --tasks 2
+    micro yield-2 switch --mode yield
+    micro floor-1000 floor --tasks 1000
+    micro yield-1000 switch --mode yield --tasks 1000
+    micro spawn-1000 spawn_join --n 1000000 --batch 1000
+    micro spawn-100000 spawn_join --n 100000 --batch 100000
+    micro timeouts timeouts --n 2000000
+    note timers "$("$program" timers --n 100000 | field cpu_ms)"
+    for connections in 64 1000 10000 churn; do
+        echo_round echo-mio $connections
+        echo_round echo $connections
+    done
+done
+micro idle "idle_mem" --n 1000000
+
+sort -k1,1 -k2,2g "$results" | awk '
+    function flush() {
+        if (name == "") return
+        # An even number of values has two in the middle; the lower one is one that was measured.
+        median[name] = values[int((n + 1) / 2)]
+        low[name] = values[1]; high[name] = values[n]
+    }
+    $1 != name { flush(); name = $1; n = 0 }
+    { values[++n] = $2 }
+    function row(title, name, unit, base,    ratio) {
+        ratio = base == "" ? "" : sprintf("%.2f", median[name] / median[base])
+        printf "| %s | %s %s | %s to %s | %s |\n", title, median[name], unit, low[name], high[name], ratio
+    }
+    END {
+        flush()
+        print "| work | median | lowest to highest | ratio |"
+        print "|---|---|---|---|"
+        row("corosensei, resume and suspend: the floor", "floor", "ns")
+        row("`Coroutine::switch`, one way", "switch", "ns", "floor")
+        row("the floor with 2 coroutines", "floor-2", "ns")
+        row("`yield_now`, 2 greenlets", "yield-2", "ns", "floor-2")
+        row("the floor with 1,000 coroutines", "floor-1000", "ns")
+        row("`yield_now`, 1,000 greenlets", "yield-1000", "ns", "floor-1000")
+        row("spawn and join, 1,000 at a time", "spawn-1000", "ns")
+        row("spawn and join, 100,000 at once", "spawn-100000", "ns")
+        row("a timeout that does not fire", "timeouts", "ns")
+        row("100,000 random sleeps, CPU", "timers", "ms")
+        row("a parked greenlet of 1,000,000, RSS", "idle", "bytes")
+        split("64 1000 10000", sizes, " ")
+        for (i = 1; i <= 3; i++) {
+            row("echo by hand on mio, " sizes[i] " connections", "echo-mio-" sizes[i], "µs")
+            row("echo, " sizes[i] " connections, CPU per request", "echo-" sizes[i], "µs", "echo-mio-" sizes[i])
+        }
+        row("connect, one request, close by hand on mio", "echo-mio-churn", "µs")
+        row("connect, one request, close, CPU", "echo-churn", "µs", "echo-mio-churn")
+    }'
