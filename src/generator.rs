@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::iter::FusedIterator;
 use std::panic::Location;
 use std::rc::Rc;
 
@@ -306,7 +307,15 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
 impl<Y, S, R> Generator<Y, S, R> {
     /// Where the generator is in its life.
     pub fn state(&self) -> GeneratorState {
-        self.link.state.get()
+        match self.link.state.get() {
+            // A kill or a timeout of its own has got it going.
+            GeneratorState::Suspended
+                if self.task.here().is_some_and(|task| task.local.state.get() != State::Switched) =>
+            {
+                GeneratorState::Running
+            }
+            state => state,
+        }
     }
 
     /// Nobody will ask again: has the function end.
@@ -355,7 +364,11 @@ impl<Y: 'static, R: 'static> Iterator for Generator<Y, (), R> {
 impl<Y: 'static, R: 'static> Iterator for &Generator<Y, (), R> {
     type Item = Y;
 
-    /// The next value; `None` when the generator has ended. What it returned is dropped; see [`Generator::send`].
+    /// The next value; `None` when the generator has ended. What it returned is dropped; see [`Generator::send`]. May switch.
+    ///
+    /// # Panics
+    ///
+    /// If the function does; if the generator runs already; in a destructor while unwinding, where `send` is an error.
     fn next(&mut self) -> Option<Y> {
         match self.send(()) {
             Ok(Step::Yield(value)) => Some(value),
@@ -364,6 +377,9 @@ impl<Y: 'static, R: 'static> Iterator for &Generator<Y, (), R> {
         }
     }
 }
+
+impl<Y: 'static, R: 'static> FusedIterator for Generator<Y, (), R> {}
+impl<Y: 'static, R: 'static> FusedIterator for &Generator<Y, (), R> {}
 
 impl<Y, S, R> fmt::Debug for Generator<Y, S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -30,14 +30,16 @@ use crate::task::{
 ///   a first switch gives it to the function as its argument.
 /// - When the function returns, its result goes to the *parent* (the coroutine in which it was made, until [`set_parent`](Self::set_parent)), as the result of the
 ///   parent's pending `switch`. If the parent has ended, its parent gets it, and so on up to main. A parent that has not started is
-///   started with it.
+///   started with it. One that waits for something else than a switch cannot take it, so its parent gets it; if nobody can, it is dropped, and a
+///   line on stderr says so.
 /// - A panic goes on in the parent's `switch`. An end by [`GreenletExit`] arrives there as a value: [`SwitchError::Exit`].
 /// - A switch to a coroutine that has ended goes to its parent. A switch to oneself returns at once.
 ///
 /// Blocking calls (sleep, sockets, join) work inside of a coroutine, and hold up only those who wait for it.
 ///
 /// The handle can be cloned. When the last one of a suspended coroutine is dropped, nobody could ever switch to it: it is unwound
-/// right there with [`GreenletExit`], its destructors run, and then the drop returns. A child keeps a handle on its parent. At the end of
+/// right there with [`GreenletExit`], its destructors run, and then the drop returns. (If it catches the exit, the drop returns when it
+/// waits again, and if it has made a new handle of itself by then, it lives on.) A child keeps a handle on its parent. At the end of
 /// the thread, what is still suspended is unwound, as for [`Greenlet`](crate::Greenlet).
 ///
 /// Handles may go to other threads; the coroutine does not. A switch from another thread is refused, and a last handle dropped there has the coroutine

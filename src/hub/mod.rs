@@ -494,7 +494,7 @@ impl Hub {
             }
             Err(error) => {
                 // It ends without having run, which needs no stack. What it is made of is dropped here, in the loop.
-                task.local.state.set(State::Dead);
+                task.local.state.set(State::Ready);
                 self.current.set(self.main_ptr);
                 let end = match task.take_interrupt() {
                     // It was to end so anyway.
