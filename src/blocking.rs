@@ -111,7 +111,10 @@ fn work() {
     loop {
         if let Some(job) = pool.jobs.pop_front() {
             drop(pool);
-            job();
+            // A result that nobody waits for is dropped by its job, and may panic then; so may what it panics with.
+            if let Err(payload) = unwind::catch(job) {
+                std::mem::forget(payload);
+            }
             pool = lock(&POOL);
             continue;
         }

@@ -383,3 +383,28 @@ fn a_deadlock_of_more_than_a_hundred_greenlets_is_cut_short() {
     assert_eq!(text(&report).matches("waits: park; spawned at").count(), 100);
     assert!(text(&report).ends_with("… and 50 more"), "{}", text(&report));
 }
+
+/// Panics when it is dropped, unless its thread panics already.
+struct PanicsOnDrop;
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "on purpose");
+    }
+}
+
+#[test]
+fn results_of_abandoned_jobs_that_panic_when_dropped_do_not_use_up_the_pool() {
+    time_limit();
+    for _ in 0..40 {
+        let abandoned = timeout(Duration::ZERO, || {
+            unblock(|| {
+                std::thread::sleep(Duration::from_millis(5));
+                PanicsOnDrop
+            })
+        });
+        std::mem::forget(abandoned);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(unblock(|| 5), 5);
+}
