@@ -101,7 +101,11 @@ fn submit(job: Job) {
         if let Err(error) = std::thread::Builder::new().name(name).spawn(work) {
             pool.threads -= 1;
             // Those that there are will get to it.
-            assert!(pool.threads > 0, "cannot start a thread for blocking work: {error}");
+            if pool.threads == 0 {
+                let _refused = pool.jobs.pop_back();
+                drop(pool);
+                panic!("cannot start a thread for blocking work: {error}");
+            }
         }
     }
 }
