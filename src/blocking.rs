@@ -90,9 +90,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Pool {
+    /// To be called after each change. A thread that has a job to wake up for is not idle.
+    fn tell_hubs(&self) {
+        task::set_idle_workers(self.idle.saturating_sub(self.jobs.len()));
+    }
+}
+
 fn submit(job: Job) {
     let mut pool = lock(&POOL);
     pool.jobs.push_back(job);
+    pool.tell_hubs();
     if pool.jobs.len() <= pool.idle {
         MORE.notify_one();
     } else if pool.threads < MAX_THREADS {
@@ -114,6 +122,7 @@ fn work() {
     let mut pool = lock(&POOL);
     loop {
         if let Some(job) = pool.jobs.pop_front() {
+            pool.tell_hubs();
             drop(pool);
             // A result that nobody waits for is dropped by its job, and may panic then; so may what it panics with.
             if let Err(payload) = unwind::catch(job) {
@@ -123,11 +132,11 @@ fn work() {
             continue;
         }
         pool.idle += 1;
-        task::worker_idles(true);
+        pool.tell_hubs();
         let (guard, waited) = MORE.wait_timeout(pool, IDLE).unwrap_or_else(PoisonError::into_inner);
         pool = guard;
-        task::worker_idles(false);
         pool.idle -= 1;
+        pool.tell_hubs();
         if waited.timed_out() && pool.jobs.is_empty() {
             pool.threads -= 1;
             return;

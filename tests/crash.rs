@@ -14,7 +14,8 @@ use std::time::Duration;
 use std::{env, fs, hint, process, ptr, thread};
 
 use switchgrass::{
-    Builder, Greenlet, current, joinall, killall, park, sleep, spawn, testing, unblock, yield_now,
+    Builder, Coroutine, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, timeout,
+    unblock, yield_now,
 };
 
 /// What the child does on its main thread, and what the parent then finds.
@@ -112,6 +113,9 @@ const CASES: &[Case] = cases! {
     // Deadlocks, where no other thread could help.
     a_deadlock_is_found_though_there_are_handles: deadlock_with_handles, |outcome| outcome.exited_with(0);
     a_deadlock_is_found_though_a_thread_of_the_pool_is_idle: deadlock_after_unblock, |outcome| outcome.exited_with(0);
+    a_job_that_an_idle_thread_of_the_pool_is_about_to_do_is_no_idle_thread: job_of_idle_thread, |outcome| {
+        outcome.exited_with(0);
+    };
     a_wait_for_the_pool_is_no_deadlock: || assert_eq!(unblock(|| 5), 5), |outcome| outcome.exited_with(0);
 
     // Memory.
@@ -297,6 +301,19 @@ fn deadlock_after_unblock() {
     unblock(|| ());
     let parked = spawn(park);
     assert!(catch(|| joinall([&parked])).is_err());
+}
+
+fn job_of_idle_thread() {
+    unblock(|| ());
+    for _ in 0..100 {
+        // Until the thread of the pool is idle again.
+        thread::sleep(Duration::from_millis(2));
+        let main = current();
+        let abandoned = timeout(Duration::ZERO, || unblock(move || main.unpark()));
+        if abandoned.is_err() {
+            park();
+        }
+    }
 }
 
 // ---- Memory -------------------------------------------------------------------------------------------------------------

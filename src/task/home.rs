@@ -310,13 +310,9 @@ pub(crate) fn idle_workers() -> usize {
     IDLE_WORKERS.load(Ordering::SeqCst)
 }
 
-/// A worker of ours begins (`true`) or ceases to be idle.
-pub(crate) fn worker_idles(idle: bool) {
-    if idle {
-        IDLE_WORKERS.fetch_add(1, Ordering::SeqCst);
-    } else {
-        IDLE_WORKERS.fetch_sub(1, Ordering::SeqCst);
-    }
+/// Says how many OS threads of ours have nothing to do.
+pub(crate) fn set_idle_workers(count: usize) {
+    IDLE_WORKERS.store(count, Ordering::SeqCst);
 }
 
 #[inline(always)]
