@@ -104,6 +104,10 @@ const CASES: &[Case] = cases! {
     };
     exit_on_the_main_stack_with_live_greenlets_keeps_its_status: exit_on_main, |outcome| outcome.exited_with(3);
     exit_on_another_thread_with_live_greenlets_keeps_its_status: exit_on_thread, |outcome| outcome.exited_with(5);
+    destructors_of_thread_locals_may_wait_after_the_hub_has_gone: late_destructor, |outcome| {
+        outcome.exited_with(0);
+        outcome.printed("slept\n");
+    };
     a_kill_prints_nothing: kill_quietly, |outcome| {
         outcome.exited_with(0);
         outcome.printed("");
@@ -275,6 +279,23 @@ fn exit_on_thread() {
         process::exit(5)
     })
     .join();
+}
+
+fn late_destructor() {
+    struct Sleeps;
+    impl Drop for Sleeps {
+        fn drop(&mut self) {
+            sleep(Duration::from_millis(1));
+            println!("slept");
+        }
+    }
+    thread_local!(static EARLIER: Sleeps = const { Sleeps });
+    thread::spawn(|| {
+        EARLIER.with(|_| {});
+        sleep(Duration::from_millis(1));
+    })
+    .join()
+    .unwrap();
 }
 
 fn kill_quietly() {

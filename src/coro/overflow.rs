@@ -60,7 +60,8 @@ pub(crate) fn install(who_runs: WhoRuns) {
             }
         }
     });
-    SIGNAL_STACK.with(|_| {});
+    // Not while the thread-locals are destroyed: that late it can do without.
+    let _ = SIGNAL_STACK.try_with(|_| {});
 }
 
 thread_local! {

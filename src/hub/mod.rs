@@ -246,8 +246,8 @@ fn create() -> &'static Hub {
     HUB.set(hub);
     hub_main(hub).local.state.set(State::Running);
     overflow::install(report::who_runs);
-    // A thread whose thread-locals are being destroyed cannot register another destructor: then this hub is
-    // never closed. That takes a destructor of a thread-local that blocks for the first time on its thread.
+    // A thread whose thread-locals are being destroyed cannot register this again: then this hub is never closed, nor are its
+    // descriptors. That takes a destructor of a thread-local that waits when the thread's hub has been closed already.
     let _ = CLOSE_AT_THREAD_END.try_with(|_| {});
     // SAFETY: just made, and freed at the thread's end only.
     unsafe { &*hub }
