@@ -358,15 +358,18 @@ impl Task {
 
     /// Has the task end its present wait, or fail its next one, with `payload`.
     ///
-    /// A first interrupt that has not been delivered yet is kept, the second is dropped: the task is on its
-    /// way out already.
+    /// Something else to unwind with that has not been delivered yet is kept, and `payload` dropped: the task is on its way
+    /// out already.
     pub(crate) fn interrupt(&self, payload: Payload) {
         let local = &self.local;
         if local.state.get() == State::Dead {
             return;
         }
-        let pending = local.interrupt.take();
-        self.set_interrupt(pending.unwrap_or(Interrupt::Raise(payload)));
+        let payload = match local.interrupt.take() {
+            Some(Interrupt::Raise(first)) => first,
+            Some(Interrupt::Exit(_)) | None => payload,
+        };
+        self.set_interrupt(Interrupt::Raise(payload));
         // A masked task wakes up, too: it does not unwind, but looks again at what it waits for.
         if local.state.get().is_suspended() {
             self.make_ready();
