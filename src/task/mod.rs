@@ -418,6 +418,8 @@ impl Task {
             return None;
         }
         self.local.interrupted.set(false);
+        // If a park was about to begin, it does not: the wakers made for it must not end the next one.
+        self.local.epoch.set(self.local.epoch.get().wrapping_add(1));
         self.local.interrupt.take()
     }
 

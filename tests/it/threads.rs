@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use switchgrass::{
-    Builder, Greenlet, Handle, current, joinall, park, scope, sleep, spawn, spawn_later, testing, timeout,
-    unblock, yield_now,
+    Builder, Coroutine, Greenlet, GreenletExit, Handle, current, joinall, park, scope, sleep, spawn,
+    spawn_later, testing, timeout, unblock, yield_now,
 };
 
 use crate::util::{Drops, HOUR, OnDrop, catch, forever, is_exit, secs, text, time_limit};
@@ -243,6 +244,85 @@ fn two_threads_that_wake_each_other_ten_thousand_times_lose_no_wake() {
     player.join().unwrap();
     other.join().unwrap();
     assert_eq!(turn.load(Ordering::SeqCst), 2 * ROUNDS);
+}
+
+#[test]
+fn a_kill_is_not_lost_on_a_coroutine_that_is_about_to_be_told_of_the_exit_of_another() {
+    time_limit();
+    let (give, take) = mpsc::channel::<(Handle, Arc<AtomicBool>)>();
+    let killer = thread::spawn(move || {
+        for (victim, killed) in take {
+            victim.kill_nowait();
+            killed.store(true, Ordering::Release);
+        }
+    });
+    // The kill arrives when the hub looks at its mail, so at a different moment in each round.
+    for round in 0..200 {
+        (0..round).for_each(|_| yield_now());
+        let (give, lost) = (give.clone(), Rc::new(Cell::new(false)));
+        let victim = Coroutine::new({
+            let lost = lost.clone();
+            move |()| {
+                let killed = Arc::new(AtomicBool::new(false));
+                give.send((current(), killed.clone())).unwrap();
+                let child = Coroutine::new(move |()| {
+                    while !killed.load(Ordering::Acquire) {
+                        std::hint::spin_loop();
+                    }
+                    std::panic::resume_unwind(Box::new(GreenletExit));
+                });
+                let _ = child.switch(());
+                (0..200).for_each(|_| yield_now());
+                lost.set(true);
+            }
+        });
+        let _ = victim.switch(());
+        assert!(!lost.get(), "round {round}");
+    }
+    drop(give);
+    killer.join().unwrap();
+}
+
+#[test]
+fn a_wake_for_a_wait_that_was_killed_before_it_began_does_not_end_the_next() {
+    time_limit();
+    const PAUSE: Duration = Duration::from_micros(300);
+    let (sender, receiver) = mpsc::channel::<Arc<AtomicBool>>();
+    let (give, take) = mpsc::channel::<Greenlet<()>>();
+    let other = thread::spawn(move || {
+        for go in receiver {
+            let greenlet = spawn({
+                let go = go.clone();
+                move || {
+                    while !go.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+            give.send(greenlet).unwrap();
+            yield_now();
+        }
+    });
+    for round in 0..1_000 {
+        let go = Arc::new(AtomicBool::new(false));
+        sender.send(go.clone()).unwrap();
+        let theirs = take.recv().unwrap();
+        let early = spawn(move || {
+            current().kill_nowait();
+            go.store(true, Ordering::Relaxed);
+            (0..round % 200).for_each(|_| std::hint::spin_loop());
+            // It ends about now: before the join, or while the kill is on its way out of it.
+            if !is_exit(&catch(|| theirs.join())) {
+                return catch(yield_now).is_ok();
+            }
+            let begun = Instant::now();
+            sleep(PAUSE);
+            begun.elapsed() < PAUSE
+        });
+        assert!(!early.join().unwrap(), "round {round}");
+    }
+    drop(sender);
+    other.join().unwrap();
 }
 
 #[test]
