@@ -487,7 +487,7 @@ impl Hub {
     fn start(&self, task: &Task) -> Turn {
         match self.take_stack(task) {
             Ok(stack) => {
-                task.local.stack_low.set(stack.low().addr().get());
+                task.local.stack_low.set(stack.low().as_ptr().expose_provenance());
                 let context = Context::new(stack, task.ptr(), run_task);
                 // SAFETY: as in `resume`.
                 unsafe { &mut *task.local.context.get() }.insert(context).resume()
