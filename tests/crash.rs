@@ -135,6 +135,10 @@ const CASES: &[Case] = cases! {
         outcome.exited_with(0);
         outcome.says("could not be started");
     };
+    a_greenlet_that_gets_no_stack_cannot_borrow_while_it_is_dropped: scope_in_loop, |outcome| {
+        outcome.exited_with(0);
+        outcome.printed("dropped with the frame as 1\nscope left\n");
+    };
     out_of_memory_maps_is_the_panic_of_a_greenlet_and_names_the_setting: no_maps, |outcome| outcome.exited_with(0);
     out_of_descriptors_is_an_abort_that_names_the_limit: no_descriptors, |outcome| {
         outcome.died_by(libc::SIGABRT);
@@ -461,6 +465,38 @@ impl Drop for Flag {
     fn drop(&mut self) {
         self.0.set(true);
     }
+}
+
+/// What the closure owns is dropped by the loop, where a scope cannot wait.
+fn scope_in_loop() {
+    struct Borrows<'a>(&'a Cell<u64>);
+    impl Drop for Borrows<'_> {
+        fn drop(&mut self) {
+            println!("dropped with the frame as {}", self.0.replace(3));
+        }
+    }
+    struct Scopes;
+    impl Drop for Scopes {
+        fn drop(&mut self) {
+            let refused = catch(|| {
+                let frame = Cell::new(1);
+                scope(|s| {
+                    let borrows = Borrows(&frame);
+                    s.spawn(move || drop(borrows));
+                });
+                frame.set(2);
+            });
+            println!("scope left");
+            assert!(text(&refused.unwrap_err()).contains("in the event loop"));
+        }
+    }
+
+    yield_now();
+    limit(libc::RLIMIT_AS, (memory().0 + (64 << 20)) as u64);
+    let captured = Scopes;
+    let large = Builder::new().stack_size(512 << 20).spawn(move || drop(captured)).unwrap();
+    large.join().unwrap_err();
+    yield_now();
 }
 
 fn no_maps() {

@@ -7,7 +7,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 use super::{Greenlet, Handle, launch, wait_for};
-use crate::coro::unwind::{self, Payload};
+use crate::coro::unwind::{self, AbortIfPanic, Payload};
 use crate::hub::{ScopeExpired, Unwinding, hub};
 use crate::sys::clock::NEVER;
 use crate::task::{GreenletExit, NotSend, Origin, TaskRef};
@@ -94,7 +94,9 @@ where
         },
     };
     if interrupted.is_err() {
+        let guard = AbortIfPanic("a scope was to be left before its greenlets had ended");
         scope.end_children();
+        std::mem::forget(guard);
     }
     match (result, interrupted) {
         (Err(payload), _) | (Ok(_), Err(Some(payload))) => unwind::raise(payload),
@@ -110,7 +112,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     ///
     /// # Panics
     ///
-    /// In a destructor that runs while its greenlet unwinds: the scope could not wait for it.
+    /// In a destructor that runs while its greenlet unwinds, or that the event loop runs: the scope could not wait for it.
     #[track_caller]
     pub fn spawn<F, T>(&'scope self, f: F) -> ScopedGreenlet<'scope, T>
     where
@@ -130,6 +132,10 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         assert!(
             !std::thread::panicking(),
             "a greenlet cannot be spawned in a scope while unwinding: the scope could not wait for it"
+        );
+        assert!(
+            !hub().in_the_loop(),
+            "a greenlet cannot be spawned in a scope in the event loop itself: the scope could not wait for it"
         );
         // SAFETY: what `f` and its result borrow lives at least as long as the scope, which is left after all its
         // greenlets have ended (see `scope`); their handles cannot leave it ('scope). `unhandled` is in the scope.

@@ -584,6 +584,11 @@ impl Hub {
         task.ptr() == self.main_ptr
     }
 
+    /// Whether the loop calls this, by a destructor: then there is no task to suspend.
+    pub(crate) fn in_the_loop(&self) -> bool {
+        self.current().local.state.get() != State::Running
+    }
+
     pub(crate) fn main(&self) -> &TaskRef {
         &self.main
     }
@@ -750,10 +755,10 @@ impl Hub {
     /// In the loop there is nobody to come back to: then it is unwound next.
     pub(crate) fn unwind_now(&self, target: &Task) {
         target.set_interrupt(Interrupt::Raise(Box::new(GreenletExit)));
-        let task = self.current();
-        if task.local.state.get() != State::Running {
+        if self.in_the_loop() {
             return self.run_next(target);
         }
+        let task = self.current();
         task.local.state.set(State::Ready);
         self.home.ready().push_front(task);
         self.run_next(target);
