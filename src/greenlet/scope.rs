@@ -20,6 +20,8 @@ pub struct Scope<'scope, 'env: 'scope> {
     sweep_at: Cell<usize>,
     /// A greenlet panicked, and nobody joined it.
     unhandled: Cell<bool>,
+    /// The children are being killed: a new one is, too.
+    ending: Cell<bool>,
     // As in std: 'scope is invariant, so that it cannot shrink to less than what the greenlets borrow; and what they borrow
     // must outlive it.
     scope: PhantomData<&'scope mut &'scope ()>,
@@ -80,6 +82,7 @@ where
         children: RefCell::default(),
         sweep_at: Cell::new(64),
         unhandled: Cell::new(false),
+        ending: Cell::new(false),
         scope: PhantomData,
         env: PhantomData,
         stays: PhantomData,
@@ -140,6 +143,9 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         // SAFETY: what `f` and its result borrow lives at least as long as the scope, which is left after all its
         // greenlets have ended (see `scope`); their handles cannot leave it ('scope). `unhandled` is in the scope.
         let greenlet = unsafe { launch(origin, None, f, &raw const self.unhandled) };
+        if self.ending.get() {
+            greenlet.handle.task().interrupt(Box::new(GreenletExit));
+        }
         let mut children = self.children.borrow_mut();
         if children.len() >= self.sweep_at.get() {
             children.retain(|child| !child.shared().ended.is_set());
@@ -166,14 +172,11 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     /// Kills the children and waits for them, whatever happens.
     fn end_children(&self) {
         let masked = Masked::new();
-        while !self.children.borrow().is_empty() {
-            for child in &*self.children.borrow() {
-                child.interrupt(Box::new(GreenletExit));
-            }
-            if self.wait_for_children().is_err() {
-                crate::sys::abort("a scope cannot wait for its greenlets");
-            }
+        self.ending.set(true);
+        for child in &*self.children.borrow() {
+            child.interrupt(Box::new(GreenletExit));
         }
+        self.wait_for_children().expect("who is masked may wait");
         drop(masked);
     }
 }

@@ -305,6 +305,28 @@ fn a_greenlet_that_catches_its_kill_is_waited_for_before_the_frame_goes() {
 }
 
 #[test]
+fn what_a_killed_greenlet_still_spawns_into_the_scope_never_runs() {
+    let clock = Clock::start();
+    let log = Log::new();
+    let result = timeout(secs(1), || {
+        scope(|s| {
+            s.spawn(|| {
+                let _ = catch(park);
+                let late = s.spawn(|| {
+                    log.add("late");
+                    sleep(HOUR);
+                });
+                assert!(is_exit(&late.join()));
+                log.add("joined");
+                s.spawn(park);
+            });
+        });
+    });
+    assert_eq!((result, clock.elapsed()), (Err(Elapsed), secs(1)));
+    assert_eq!((log.take().as_str(), testing::live()), ("joined", 0));
+}
+
+#[test]
 fn killed_again_while_it_waits_for_its_killed_greenlets_the_owner_still_waits() {
     let clock = Clock::start();
     let log = Log::new();
