@@ -193,7 +193,9 @@ struct Masked(TaskRef);
 
 impl Masked {
     fn new() -> Self {
-        let task = hub().current().to_ref();
+        let hub = hub();
+        hub.begin_to_insist();
+        let task = hub.current().to_ref();
         Masked::count(&task, 1);
         Masked(task)
     }

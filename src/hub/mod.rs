@@ -589,6 +589,13 @@ impl Hub {
         self.current().local.state.get() != State::Running
     }
 
+    /// The current task is about to wait where it must not leave: deadlocks that it meets are counted from now on.
+    pub(crate) fn begin_to_insist(&self) {
+        if self.is_main(self.current()) {
+            self.deadlocks.set(0);
+        }
+    }
+
     pub(crate) fn main(&self) -> &TaskRef {
         &self.main
     }

@@ -561,3 +561,18 @@ fn a_coroutine_that_is_dropped_by_one_who_unwinds_leaves_its_scope_when_the_gree
 fn so_does_one_that_catches_the_exit() {
     dropped_in_a_scope_by_one_who_unwinds(true);
 }
+
+#[test]
+fn scopes_that_can_never_end_are_left_however_many_there_were() {
+    for _ in 0..100 {
+        let caught = catch(|| {
+            scope(|s| {
+                s.spawn(|| {
+                    let _ = catch(park);
+                    park();
+                });
+            });
+        });
+        assert!(text(&caught.unwrap_err()).contains("would block forever"));
+    }
+}
