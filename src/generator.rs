@@ -310,7 +310,7 @@ impl<Y, S, R> Generator<Y, S, R> {
         match self.link.state.get() {
             // A kill or a timeout of its own has got it going.
             GeneratorState::Suspended
-                if self.task.here().is_some_and(|task| task.local.state.get() != State::Switched) =>
+                if self.task.here().is_some_and(|task| task.local.state.get() != State::Exchanging) =>
             {
                 GeneratorState::Running
             }
