@@ -218,8 +218,9 @@ impl End {
                 with!(stream, s => (&*s).read_vectored(&mut bufs))
             }
             (1, Stream::Tcp(tcp)) => {
-                if let Ok(count) = tcp.peek(&mut buf) {
-                    self.incoming.look_at(&buf[..count], true);
+                match tcp.peek(&mut buf) {
+                    Ok(count) => self.incoming.look_at(&buf[..count], true),
+                    Err(error) => self.failed(&error, false),
                 }
                 return None;
             }
