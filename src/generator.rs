@@ -11,6 +11,7 @@ use std::rc::Rc;
 use crate::coro::stack;
 use crate::coro::unwind::{self, Payload};
 use crate::hub::{self, hub};
+use crate::sys::clock::NEVER;
 use crate::task::{Body, GreenletExit, Interrupt, Kind, Origin, Reason, State, Task, TaskRef};
 
 /// A function that gives values one after the other, and gets one back for each. It yields from any depth of calls.
@@ -156,6 +157,8 @@ struct Link<Y, S, R> {
     task: RefCell<Option<TaskRef>>,
     /// Nobody will ask again: the function is to end.
     abandoned: Cell<bool>,
+    /// How often it has tried to yield when it should end.
+    refusals: Cell<u32>,
 }
 
 enum Output<Y, R> {
@@ -172,6 +175,10 @@ impl<Y, R> Output<Y, R> {
     }
 }
 
+/// How often a function that should end may try to yield and get an error, before it is unwound; and how often then, before it is given up.
+const PATIENCE: u32 = 1000;
+
+const GIVEN_UP: Reason = Reason::new("nothing: it has caught every exit, and is given up");
 const NEXT: Reason = Reason::new("next value of a generator");
 
 impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
@@ -194,6 +201,7 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
             caller: RefCell::new(None),
             task: RefCell::new(None),
             abandoned: Cell::new(false),
+            refusals: Cell::new(0),
         });
         let body =
             GeneratorBody { parts: Cell::new(Some((Rc::clone(&link), Box::new(f) as Function<Y, S, R>))) };
@@ -402,7 +410,8 @@ impl<Y: 'static, S: 'static> Yielder<Y, S> {
     ///
     /// # Errors
     ///
-    /// What is thrown; [`GreenletExit`] when the generator is closed or dropped: then it should end.
+    /// What is thrown; [`GreenletExit`] when the generator is closed or dropped: then it should end. One that has been dropped and
+    /// ignores that a thousand times is unwound.
     pub fn try_yield(&self, value: Y) -> Result<S, Payload> {
         self.link.exchange(value)
     }
@@ -471,14 +480,14 @@ impl<Y, S, R> Exchange<Y, S> for Link<Y, S, R> {
         assert!(own, "a generator can yield only from its own context, not from another greenlet");
         if self.abandoned.get() || std::thread::panicking() {
             // Closed for good, or this is a destructor that runs while the generator unwinds.
-            return Err(Box::new(GreenletExit));
+            return Err(self.refuse_to_yield());
         }
         // None: a kill or a timeout of its own has got the generator going, and nobody has asked for a value. Or who has asked was
         // killed or timed out meanwhile, and is about to unwind.
         let caller = self.caller.take();
         let waiting = |task: &&Task| task.local.state.get() == State::Exchanging;
         let Some(caller) = caller.as_ref().and_then(TaskRef::here).filter(waiting) else {
-            return Err(Box::new(GreenletExit));
+            return Err(self.refuse_to_yield());
         };
         self.output.set(Some(Output::Step(Step::Yield(value))));
         self.state.set(GeneratorState::Suspended);
@@ -490,6 +499,23 @@ impl<Y, S, R> Exchange<Y, S> for Link<Y, S, R> {
             Some(Interrupt::Exit(exit)) => Err(Box::new(exit)),
             None => Ok(self.input.take().expect("whoever resumes a generator has sent something")),
         }
+    }
+}
+
+impl<Y, S, R> Link<Y, S, R> {
+    /// What the function gets that yields when it should end. A loop that never looks at it must not hold up the thread for ever.
+    #[cold]
+    fn refuse_to_yield(&self) -> Payload {
+        let refusals = self.refusals.get().saturating_add(1);
+        self.refusals.set(refusals);
+        // While unwinding, it is perhaps a destructor that yields, from which nothing must unwind.
+        if refusals > PATIENCE && !std::thread::panicking() {
+            if refusals > 2 * PATIENCE {
+                let _ = hub().park(GIVEN_UP, NEVER);
+            }
+            unwind::raise(Box::new(GreenletExit));
+        }
+        Box::new(GreenletExit)
     }
 }
 

@@ -890,6 +890,45 @@ fn one_that_yields_again_after_its_handle_was_dropped_is_told_to_exit_again() {
 }
 
 #[test]
+fn one_that_ignores_that_it_was_dropped_is_unwound() {
+    let drops = Drops::new();
+    let counts = drops.clone();
+    let g = Generator::new(move |out, ()| {
+        let _frame = counts.guard();
+        let mut n = 0;
+        while out.try_yield(n).is_err() {
+            n += 1;
+        }
+    });
+    g.send(()).unwrap();
+    drop(g);
+    assert_eq!(drops.count(), 1);
+}
+
+#[test]
+fn one_that_catches_every_exit_is_given_up_and_holds_up_neither_the_dropper_nor_the_end_of_the_thread() {
+    std::thread::spawn(|| {
+        let g = Generator::<u32>::new(|out, ()| {
+            loop {
+                let _ = catch(|| out.yield_(1));
+            }
+        });
+        g.send(()).unwrap();
+        drop(g);
+        assert_eq!(testing::live(), 1);
+        let killed = Generator::<Handle>::new(|out, ()| while out.try_yield(current()).is_err() {});
+        let Step::Yield(handle) = killed.send(()).unwrap() else { panic!("it yields") };
+        handle.kill();
+        assert_eq!(killed.state(), GeneratorState::Closed);
+        let forgotten = Generator::<u32>::new(|out, ()| while out.try_yield(1).is_err() {});
+        forgotten.send(()).unwrap();
+        std::mem::forget(forgotten);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
 fn a_panic_on_the_way_out_of_a_dropped_one_does_not_reach_the_dropper() {
     let g = Generator::new(|out, ()| {
         if out.try_yield(1).is_err() {

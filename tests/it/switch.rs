@@ -1283,6 +1283,74 @@ fn an_unstarted_one_dropped_on_another_thread_drops_its_closure_on_its_own() {
 }
 
 #[test]
+fn handles_dropped_by_many_threads_at_once_have_it_unwound_once() {
+    const THREADS: usize = 4;
+    const ROUNDS: usize = 500;
+    let drops = Drops::new();
+    let start = Arc::new(Barrier::new(THREADS + 1));
+    let (give, threads): (Vec<_>, Vec<_>) = (0..THREADS)
+        .map(|_| {
+            let (give, take) = mpsc::channel::<Coroutine<u32>>();
+            let start = Arc::clone(&start);
+            let thread = std::thread::spawn(move || {
+                for g in take {
+                    start.wait();
+                    let again = g.clone();
+                    drop(g);
+                    drop(again);
+                }
+            });
+            (give, thread)
+        })
+        .unzip();
+    for round in 0..ROUNDS {
+        let counts = drops.clone();
+        let g = Coroutine::new(move |mut n: u32| {
+            let _frame = counts.guard();
+            let main = Coroutine::main();
+            loop {
+                n = main.switch(n + 1).unwrap();
+            }
+        });
+        assert_eq!(g.switch(1).unwrap(), 2);
+        give.iter().for_each(|give| give.send(g.clone()).unwrap());
+        start.wait();
+        (0..round as u32 % 50).for_each(|n| assert_eq!(g.switch(n).unwrap(), n + 1));
+        drop(g);
+    }
+    yield_until(|| drops.count() == ROUNDS);
+    drop(give);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(drops.made(), ROUNDS);
+}
+
+#[test]
+fn handles_that_go_while_their_thread_ends_do_no_harm() {
+    for _ in 0..50 {
+        let drops = Drops::new();
+        let counts = drops.clone();
+        let (give, take) = mpsc::channel();
+        let owner = std::thread::spawn(move || {
+            for _ in 0..20 {
+                let counts = counts.clone();
+                let g = Coroutine::new(move |()| {
+                    let _frame = counts.guard();
+                    to_main();
+                });
+                g.switch(()).unwrap();
+                give.send(g).unwrap();
+            }
+        });
+        for g in take {
+            assert!(matches!(g.switch(()), Err(SwitchError::OtherThread { .. })));
+            drop(g);
+        }
+        owner.join().unwrap();
+        assert_eq!((drops.made(), drops.count()), (20, 20));
+    }
+}
+
+#[test]
 fn a_throw_into_one_of_a_thread_that_has_exited_is_an_error() {
     let (pending, suspended) = std::thread::Builder::new()
         .name("short-lived".into())
