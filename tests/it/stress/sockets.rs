@@ -656,13 +656,13 @@ fn random_operations_with_sockets_and_threads_lose_no_byte_and_leave_nothing_beh
         || {
             time_limit();
             refuse_panics();
-            let done = run_on_thread(1, 3000);
+            let done = run_on_thread(1, 2000);
             println!("{done:?}");
             for kind in [Done::Unblock, Done::GivenBack, Done::Bytes, Done::End, Done::Datagram] {
                 assert!(done[kind as usize] > 3, "{kind:?} was done too rarely: {done:?}");
             }
-            leaves_nothing(5, 15, |seed| {
-                run_on_thread(seed, 200);
+            leaves_nothing(4, 12, |seed| {
+                run_on_thread(seed, 150);
             });
         },
     );
