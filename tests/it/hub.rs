@@ -394,6 +394,7 @@ impl Drop for PanicsOnDrop {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a thread of the pool is to work on, and main not to wait")]
 fn results_of_abandoned_jobs_that_panic_when_dropped_do_not_use_up_the_pool() {
     time_limit();
     for _ in 0..40 {
