@@ -1101,7 +1101,10 @@ impl Hub {
         self.unwaited.set(unwaited);
         if unwaited > OPERATIONS_PER_TURN {
             self.unwaited.set(0);
-            self.yield_now();
+            // A destructor that the loop runs cannot wait, but it may use what does not have to.
+            if !self.in_the_loop() {
+                self.yield_now();
+            }
         }
     }
 
