@@ -1,0 +1,285 @@
+//! The three doors through which a task suspends, and what may come of it.
+
+use std::ptr::NonNull;
+
+use super::{Deadlock, Hub, ScopeExpired, Unwinding, Wake};
+use crate::coro::unwind;
+use crate::sys::clock::{NEVER, Nanos};
+use crate::task::{GreenletExit, Interrupt, Reason, State, Task, TaskRef, Waker};
+
+impl Hub {
+    /// The task that is running.
+    #[inline]
+    pub(crate) fn current(&self) -> &Task {
+        // SAFETY: the task that runs is alive, and the loop sets `current` before it resumes one.
+        unsafe { self.current.get().as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn is_main(&self, task: &Task) -> bool {
+        task.ptr() == self.main_ptr
+    }
+
+    /// Whether the loop calls this, by a destructor: then there is no task to suspend.
+    pub(crate) fn in_the_loop(&self) -> bool {
+        self.current().local.state.get() != State::Running
+    }
+
+    /// The current task is about to wait where it must not leave: deadlocks that it meets are counted from now on.
+    pub(crate) fn begin_to_insist(&self) {
+        if self.is_main(self.current()) {
+            self.deadlocks.set(0);
+        }
+    }
+
+    pub(crate) fn main(&self) -> &TaskRef {
+        &self.main
+    }
+
+    /// The one function that suspends. The caller has set the state, which says who may resume the task.
+    ///
+    /// Inlined into its callers, as they are into theirs where it matters: the processor predicts the return of a
+    /// switch rightly only if no call lies between it and the resumption before (twice 20 cycles, otherwise).
+    #[inline(always)]
+    pub(super) fn suspend(&self, task: &Task, next: Option<NonNull<Task>>) -> Result<(), Deadlock> {
+        // SAFETY: `errno` is this thread's, whose address never changes.
+        let errno = unsafe { *self.errno };
+        let result = if self.is_main(task) {
+            let result = self.run(next);
+            task.local.state.set(State::Running);
+            result
+        } else {
+            if next.is_none() {
+                let here = 0_u8;
+                task.local.frame.set(&raw const here);
+            }
+            // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
+            unsafe { (*task.local.suspender.get()).suspend(next.map(NonNull::cast)) };
+            Ok(())
+        };
+        // SAFETY: as above.
+        unsafe { *self.errno = errno };
+        result
+    }
+
+    /// What to wake the current task with, in the park that it will do next.
+    #[inline]
+    pub(crate) fn waker(&self) -> Waker {
+        Waker::new(self.current())
+    }
+
+    /// Waits for a wake, until `deadline` at most. May switch to other tasks.
+    ///
+    /// A kill, or a timeout scope that has run out, unwinds from here. So whoever registered a waker must take it
+    /// back in a `Drop`.
+    ///
+    /// # Panics
+    ///
+    /// On the thread's own task, if nothing can ever wake it: with the report of who waits for what.
+    #[inline]
+    pub(crate) fn park(&self, reason: Reason, deadline: Nanos) -> Result<Wake, Unwinding> {
+        let task = self.may_suspend(reason)?;
+        let local = &task.local;
+        if local.interrupted.get() {
+            self.deliver_interrupt(task);
+        }
+        if local.notified.replace(false) {
+            local.epoch.set(local.epoch.get().wrapping_add(1));
+            return Ok(Wake::Notified);
+        }
+        local.reason.set(reason);
+        local.timed_out.set(false);
+        let nearest = deadline.min(self.nearest_scope(task));
+        if nearest != NEVER {
+            self.timers.borrow_mut().arm(task, nearest);
+        }
+        local.state.set(State::Parked);
+        let result = self.suspend(task, None);
+
+        local.deadline.set(NEVER);
+        local.notified.set(false);
+        local.epoch.set(local.epoch.get().wrapping_add(1));
+        if let Err(Deadlock) = result {
+            self.fail_deadlocked(task, State::Parked);
+        }
+        local.reason.set(Reason::NONE);
+        if local.interrupted.get() {
+            self.deliver_interrupt(task);
+        }
+        if local.timed_out.get() {
+            if deadline > self.nearest_scope(task) {
+                self.raise_expired_scope(task);
+            }
+            return Ok(Wake::TimedOut);
+        }
+        Ok(Wake::Notified)
+    }
+
+    /// Lets every other task that is ready run first. Does nothing while unwinding.
+    #[inline(always)]
+    pub(crate) fn yield_now(&self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if self.no_waiting.get() {
+            self.refuse_to_suspend(Reason::new("yield"));
+        }
+        let task = self.current();
+        task.local.state.set(State::Ready);
+        self.home.ready().push_back(task);
+        // Cannot be a deadlock: this task itself is ready.
+        let _ = self.suspend(task, None);
+        if task.local.interrupted.get() || !task.local.scopes.get().is_null() {
+            self.after_yield(task);
+        }
+    }
+
+    #[cold]
+    pub(super) fn after_yield(&self, task: &Task) {
+        self.deliver_interrupt(task);
+        // The time as of the last look, 64 yields ago at most, is good enough for a timeout.
+        if self.nearest_scope(task) <= self.now.get() {
+            self.raise_expired_scope(task);
+        }
+    }
+
+    /// Runs `target` next, and suspends the current task, in the state given, until somebody switches to it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Hub::park`].
+    #[inline(always)]
+    pub(crate) fn switch_to(&self, target: &Task, waiting: State) {
+        let task = self.current();
+        if !task.local.scopes.get().is_null() {
+            self.arm_for_scope(task);
+        }
+        debug_assert!(target.local.state.get().is_suspended());
+        task.local.state.set(waiting);
+        if let Err(Deadlock) = self.suspend(task, Some(target.ptr())) {
+            self.fail_deadlocked(task, waiting);
+        }
+        if !task.local.scopes.get().is_null() {
+            self.check_scope(task);
+        }
+    }
+
+    /// An explicit switch within a timeout: has the task resumed when its time is up.
+    #[cold]
+    pub(super) fn arm_for_scope(&self, task: &Task) {
+        task.local.timed_out.set(false);
+        let nearest = self.nearest_scope(task);
+        if nearest != NEVER {
+            self.timers.borrow_mut().arm(task, nearest);
+        }
+    }
+
+    /// Undoes [`Hub::arm_for_scope`], and unwinds if it was that which has resumed the task.
+    #[cold]
+    pub(super) fn check_scope(&self, task: &Task) {
+        task.local.deadline.set(NEVER);
+        if task.local.timed_out.replace(false) {
+            self.raise_expired_scope(task);
+        }
+    }
+
+    /// Puts a suspended (or unstarted) task at the head of the queue.
+    #[inline]
+    pub(crate) fn run_next(&self, target: &Task) {
+        debug_assert!(target.local.state.get().is_suspended());
+        target.local.state.set(State::Ready);
+        self.home.ready().push_front(target);
+    }
+
+    /// Unwinds `target`, which is suspended, right here, and comes back when it has ended (or has caught the exit
+    /// and waits again). Works while the current task unwinds, too: nobody else runs in between, since a task
+    /// cannot suspend itself while the thread is panicking.
+    ///
+    /// In the loop there is nobody to come back to: then it is unwound next.
+    pub(crate) fn unwind_now(&self, target: &Task) {
+        target.set_interrupt(Interrupt::Raise(Box::new(GreenletExit)));
+        if self.in_the_loop() {
+            return self.run_next(target);
+        }
+        let task = self.current();
+        task.local.state.set(State::Ready);
+        self.home.ready().push_front(task);
+        self.run_next(target);
+        let _ = self.suspend(task, None);
+    }
+
+    /// The current task, if it may be suspended.
+    ///
+    /// A masked one always may: if the thread is panicking then, it is not this task that unwinds, but the one that has it unwound
+    /// ([`Hub::unwind_now`]), and which goes on first. See `greenlet::scope`.
+    #[inline(always)]
+    pub(crate) fn may_suspend(&self, reason: Reason) -> Result<&Task, Unwinding> {
+        if std::thread::panicking() && self.current().local.masked.get() == 0 {
+            return Err(Unwinding);
+        }
+        if self.no_waiting.get() {
+            self.refuse_to_suspend(reason);
+        }
+        Ok(self.current())
+    }
+
+    #[cold]
+    pub(super) fn refuse_to_suspend(&self, reason: Reason) {
+        assert!(
+            self.closing.get().is_some(),
+            "blocking call ({reason}) in the event loop itself: a destructor that the loop runs must not wait"
+        );
+        self.deny_while_closing();
+    }
+
+    /// The earliest deadline among the timeout scopes that the task is in.
+    #[inline]
+    pub(super) fn nearest_scope(&self, task: &Task) -> Nanos {
+        let scope = task.local.scopes.get();
+        if scope.is_null() || task.local.masked.get() > 0 {
+            return NEVER;
+        }
+        // SAFETY: scopes live on the stack of the task, which takes them out of the list before they go.
+        unsafe { (*scope).nearest }
+    }
+
+    #[cold]
+    pub(super) fn deliver_interrupt(&self, task: &Task) {
+        // Only `switch` can give an exit as a value, and it looks before this is called.
+        if let Some(interrupt) = task.take_interrupt() {
+            unwind::raise(interrupt.into_payload());
+        }
+    }
+
+    /// Unwinds up to the timeout scope that ran out first (the outer one of two with the same deadline).
+    #[cold]
+    pub(super) fn raise_expired_scope(&self, task: &Task) -> ! {
+        let mut scope = task.local.scopes.get();
+        let mut first: Option<(Nanos, u64)> = None;
+        while !scope.is_null() {
+            // SAFETY: as in `nearest_scope`.
+            let this = unsafe { &*scope };
+            if first.is_none_or(|(deadline, _)| this.deadline <= deadline) {
+                first = Some((this.deadline, this.id));
+            }
+            scope = this.outer;
+        }
+        let (_, id) = first.expect("a scope has run out, so there is one");
+        unwind::raise(Box::new(ScopeExpired { id }))
+    }
+
+    /// The thread's own task waits for what can never come.
+    #[cold]
+    pub(super) fn fail_deadlocked(&self, task: &Task, waiting: State) {
+        if task.local.masked.get() > 0 {
+            // It must not leave now (see `greenlet::scope`): the others have to.
+            return self.kill_all_for_deadlock();
+        }
+        // The report is of the time before.
+        task.local.state.set(waiting);
+        let report = self.deadlock_report();
+        task.local.state.set(State::Running);
+        task.local.reason.set(Reason::NONE);
+        panic!("{report}");
+    }
+}
