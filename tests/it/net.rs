@@ -1444,3 +1444,28 @@ fn a_reader_that_always_finds_data_starves_nobody() {
     assert!(turns.get() >= 1000 / 128, "{}", turns.get());
     counter.kill();
 }
+
+#[test]
+fn a_loop_that_only_yields_does_not_starve_a_socket() {
+    time_limit();
+    let (mut here, mut there) = connected();
+    let reader = spawn(move || {
+        let mut byte = [0];
+        here.read_exact(&mut byte).unwrap();
+        byte[0]
+    });
+    // It waits, so only an event can wake it.
+    yield_now();
+    let yielding = spawn(|| {
+        loop {
+            yield_now();
+        }
+    });
+    there.write_all(&[7]).unwrap();
+    // Nor does main starve it, which only yields, too.
+    while !reader.is_ready() {
+        yield_now();
+    }
+    assert_eq!(reader.join().unwrap(), 7);
+    yielding.kill();
+}
