@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["coro"],
     &["task"],
     &["hub"],
-    &["timeout", "switch", "generator", "blocking", "io"],
+    &["timeout", "switch", "generator", "blocking", "io", "stats"],
     &["dns"],
     &["greenlet", "net"],
     &["server"],

@@ -15,6 +15,7 @@ mod descriptors;
 mod poller;
 mod report;
 mod run;
+mod sample;
 mod shutdown;
 mod suspend;
 mod timers;
@@ -37,6 +38,7 @@ use crate::task::{Body, Ended, Home, Kind, Origin, Reason, State, Task, TaskRef,
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
 use self::run::{CHECKS_PER_TURN, RESUMES_PER_CHECK};
+use self::sample::Sampler;
 use self::timers::Timers;
 
 /// How a park ended. (A kill or a timeout scope ends it by unwinding.)
@@ -92,6 +94,9 @@ pub(crate) struct Hub {
     /// The thread's own task.
     main: TaskRef,
     main_ptr: NonNull<Task>,
+    /// The loop's place in the ready queue; see `sample.rs`.
+    place: TaskRef,
+    place_ptr: NonNull<Task>,
     /// Who runs. In the loop: who ran last, or the thread's own task if that one has ended; its state is not `Running` then.
     current: Cell<NonNull<Task>>,
     /// The loop itself runs (nothing may wait), or the hub closes (nothing may wait any more).
@@ -100,6 +105,11 @@ pub(crate) struct Hub {
     errno: *mut libc::c_int,
     /// Resumptions until the next look at the clock.
     countdown: Cell<u32>,
+    /// What `countdown` began with.
+    window: Cell<u32>,
+    /// All resumptions before that.
+    resumed: Cell<u64>,
+    sampler: Sampler,
     /// Looks at the clock until the end of this turn.
     checks: Cell<u32>,
     turn_started: Cell<Nanos>,
@@ -192,8 +202,10 @@ fn create() -> &'static Hub {
         stack_size: 0,
         measured: false,
     };
-    let main = TaskRef::new(home, origin, 0, MainBody);
+    let main = TaskRef::new(home, origin, 0, NeverRun);
     let main_ptr = main.here().expect("it was made for this thread").ptr();
+    let place = TaskRef::new(home, sample::origin(), 0, NeverRun);
+    let place_ptr = place.here().expect("it was made for this thread").ptr();
     let (native_guard, native_size) = overflow::native_stack().unwrap_or((0..0, 0));
     let now = clock::now();
     let hub = Box::into_raw(Box::new(Hub {
@@ -201,10 +213,15 @@ fn create() -> &'static Hub {
         incarnation: home.incarnation(),
         main,
         main_ptr,
+        place,
+        place_ptr,
         current: Cell::new(main_ptr),
         no_waiting: Cell::new(false),
         errno: sys::errno_location(),
         countdown: Cell::new(RESUMES_PER_CHECK),
+        window: Cell::new(RESUMES_PER_CHECK),
+        resumed: Cell::new(0),
+        sampler: Sampler::default(),
         checks: Cell::new(CHECKS_PER_TURN),
         turn_started: Cell::new(now),
         now: Cell::new(now),
@@ -229,6 +246,7 @@ fn create() -> &'static Hub {
     }));
     HUB.set(hub);
     hub_main(hub).local.state.set(State::Running);
+    home.set_watcher(sample::look_at_wake);
     overflow::install(report::who_runs);
     // A thread whose thread-locals are being destroyed cannot register this again: then this hub is never closed, nor are its
     // descriptors. That takes a destructor of a thread-local that waits when the thread's hub has been closed already.
@@ -242,12 +260,12 @@ fn hub_main<'a>(hub: *const Hub) -> &'a Task {
     unsafe { (*hub).main_ptr.as_ref() }
 }
 
-/// The thread's own task is run by the system, not by us.
-struct MainBody;
+/// The thread's own task is run by the system, not by us; and the loop's place in the queue is only a place.
+struct NeverRun;
 
-impl Body for MainBody {
+impl Body for NeverRun {
     fn run(&self, _: &Task, _: Result<(), Payload>) {
-        unreachable!("the thread's own task is never started");
+        unreachable!("this task is never started");
     }
 }
 

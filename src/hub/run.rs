@@ -45,7 +45,10 @@ impl Hub {
                         return Ok(());
                     }
                     Some(task) => next = self.resume(task),
-                    None => break,
+                    None => {
+                        self.uncount_resumption();
+                        break;
+                    }
                 }
             }
             if let Some(target) = next.take() {
@@ -53,6 +56,7 @@ impl Hub {
                 self.run_next(unsafe { target.as_ref() });
             }
 
+            self.publish();
             let waited = self.in_loop(|| {
                 let waited = self.wait_for_events();
                 self.fire_timers();
@@ -104,14 +108,33 @@ impl Hub {
 
     #[cold]
     pub(super) fn check_the_clock(&self) -> bool {
-        self.countdown.set(RESUMES_PER_CHECK - 1);
+        self.count_anew(RESUMES_PER_CHECK);
         let now = self.read_clock();
         let left = self.checks.get();
         if left == 0 || now - self.turn_started.get() >= TURN || self.home.has_mail() {
             return false;
         }
         self.checks.set(left - 1);
+        self.countdown.set(RESUMES_PER_CHECK - 1);
+        self.sample_yield(now);
         true
+    }
+
+    /// Starts another count of resumptions until the next look at the clock.
+    fn count_anew(&self, window: u32) {
+        self.resumed.set(self.resumptions());
+        self.window.set(window);
+        self.countdown.set(window);
+    }
+
+    /// How many resumptions there were.
+    pub(super) fn resumptions(&self) -> u64 {
+        self.resumed.get().wrapping_add(u64::from(self.window.get() - self.countdown.get()))
+    }
+
+    /// The last one that was counted was none.
+    pub(super) fn uncount_resumption(&self) {
+        self.resumed.set(self.resumed.get().wrapping_sub(1));
     }
 
     /// Looks at I/O: without waiting if something is ready, else until the next deadline.
@@ -166,6 +189,7 @@ impl Hub {
     }
 
     pub(super) fn poll(&self, timeout: Option<Duration>) {
+        self.home.meter.polls.add(1);
         if let Err(error) = self.poller().poll(timeout) {
             sys::abort(&format!("waiting for events failed: {error}"));
         }
@@ -193,7 +217,7 @@ impl Hub {
         let now = self.read_clock();
         self.turn_started.set(now);
         self.checks.set(CHECKS_PER_TURN);
-        self.countdown.set(RESUMES_PER_CHECK);
+        self.count_anew(RESUMES_PER_CHECK);
         self.timers.borrow_mut().fire_due(now);
     }
 
@@ -238,6 +262,9 @@ impl Hub {
     /// Gives a task its stack and runs it for the first time.
     #[inline(never)]
     pub(super) fn start(&self, task: &Task) -> Turn {
+        if task.ptr() == self.place_ptr {
+            return self.sample_arrived(task);
+        }
         match self.take_stack(task) {
             Ok(stack) => {
                 task.local.stack_low.set(stack.low().as_ptr().expose_provenance());

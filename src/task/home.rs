@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cells::{self, Cells};
+use super::meter::Meter;
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
 
@@ -58,7 +59,11 @@ pub(crate) struct Home {
     /// Owner's thread only.
     ready: ReadyQueue,
     /// Owner's thread only.
+    watch: Watch,
+    /// Owner's thread only.
     cells: Cells,
+    /// What the hub tells of itself.
+    pub(crate) meter: Meter,
     /// Which hub lives here; 0: none.
     incarnation: AtomicU64,
     inbox: Mutex<Vec<Message>>,
@@ -71,31 +76,54 @@ pub(crate) struct Home {
     thread_name: Mutex<String>,
 }
 
-// SAFETY: `ready` and `cells` are touched by the owner's thread only: `ready()` is called by code that holds a `&Task` or
-// is the hub, both of which stay on that thread; `cells()` when a task is made, which is there, too, or by `free_cell`,
+// SAFETY: `ready`, `watch` and `cells` are touched by the owner's thread only: `ready()` and what looks at `watch` are called by code that
+// holds a `&Task` or is the hub, both of which stay on that thread; `cells()` when a task is made, which is there, too, or by `free_cell`,
 // which asks first. All other fields are Sync.
 unsafe impl Sync for Home {}
 // SAFETY: a Home is only ever shared (`&'static`); the queue in it moves with nobody.
 unsafe impl Send for Home {}
 
 static EMPTY_HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
+/// All that were ever made.
+static HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
+
+/// What a hub wants to know of the wakes on its thread: each, or one in so many.
+///
+/// It lets the hub see wakes, which are the business of a layer below it. What it costs those that are not looked at is to count down.
+struct Watch {
+    /// Wakes until the next that the hub is told of.
+    unseen: Cell<u32>,
+    tell: Cell<fn(Watched<'_>)>,
+}
+
+/// What a hub is told of.
+#[derive(Clone, Copy)]
+pub(crate) enum Watched<'a> {
+    /// The task is about to be queued.
+    Woken(&'a Task),
+}
 
 impl Home {
     /// A home for a new hub of this thread.
     pub(crate) fn move_in() -> &'static Home {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let home = lock(&EMPTY_HOMES).pop().unwrap_or_else(|| {
-            Box::leak(Box::new(Home {
+            let home: &Home = Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
+                watch: Watch { unseen: Cell::new(u32::MAX), tell: Cell::new(|_| {}) },
                 cells: Cells::new(),
+                meter: Meter::default(),
                 incarnation: AtomicU64::new(0),
                 inbox: Mutex::default(),
                 pending: AtomicBool::new(false),
                 sleeping: AtomicBool::new(false),
                 alarm: Mutex::default(),
                 thread_name: Mutex::default(),
-            }))
+            }));
+            lock(&HOMES).push(home);
+            home
         });
+        home.meter.reset();
         let thread = std::thread::current();
         *lock(&home.thread_name) = match thread.name() {
             Some(name) => format!("'{name}' ({:?})", thread.id()),
@@ -116,11 +144,43 @@ impl Home {
         };
         drop(left);
         self.ready.clear();
+        self.watch.unseen.set(u32::MAX);
+        self.watch.tell.set(|_| {});
         self.cells.clear();
         self.pending.store(false, Ordering::SeqCst);
         self.sleeping.store(false, Ordering::SeqCst);
         *lock(&self.alarm) = None;
         lock(&EMPTY_HOMES).push(self);
+    }
+
+    /// The homes of all hubs that there are now.
+    pub(crate) fn all() -> Vec<&'static Home> {
+        lock(&HOMES).iter().copied().filter(|home| home.incarnation() != 0).collect()
+    }
+
+    /// Counts a wake. `true`: the hub wants to be told of it.
+    #[inline(always)]
+    pub(super) fn watches_wake(&self) -> bool {
+        let unseen = self.watch.unseen.get();
+        self.watch.unseen.set(unseen.wrapping_sub(1));
+        unseen == 0
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn tell_watcher(&self, watched: Watched<'_>) {
+        (self.watch.tell.get())(watched);
+    }
+
+    /// Says whom to tell of wakes. Owner only.
+    pub(crate) fn set_watcher(&self, tell: fn(Watched<'_>)) {
+        self.watch.tell.set(tell);
+        self.watch.unseen.set(0);
+    }
+
+    /// Says how many wakes go by before the next that the hub is told of. Owner only.
+    pub(crate) fn skip_wakes(&self, count: u32) {
+        self.watch.unseen.set(count);
     }
 
     #[inline]
@@ -256,6 +316,15 @@ impl ReadyQueue {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.head.get().is_none()
+    }
+
+    /// How many are queued. Takes time in proportion.
+    pub(crate) fn count(&self) -> usize {
+        let next = |task: &NonNull<Task>| {
+            // SAFETY: the invariant.
+            unsafe { task.as_ref() }.local.next.get()
+        };
+        std::iter::successors(self.head.get(), next).count()
     }
 
     /// Queues a task that has just become `Ready`.

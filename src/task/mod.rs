@@ -19,6 +19,7 @@
 
 mod cells;
 mod home;
+mod meter;
 mod waker;
 
 use std::alloc::Layout;
@@ -34,7 +35,8 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Message, here, idle_workers, set_idle_workers};
+pub(crate) use self::home::{Home, Message, Watched, here, idle_workers, set_idle_workers};
+pub(crate) use self::meter::BUCKETS;
 pub(crate) use self::waker::{Ended, Waker};
 
 /// What a greenlet that is killed unwinds with, and what its `join` then gives as the error.
@@ -114,6 +116,8 @@ pub(crate) enum Kind {
     Greenlet,
     Coroutine,
     Generator,
+    /// The place of a hub's loop in its own ready queue; see `hub::sample`. It is never run.
+    Loop,
 }
 
 impl fmt::Display for Kind {
@@ -123,6 +127,7 @@ impl fmt::Display for Kind {
             Kind::Greenlet => "greenlet",
             Kind::Coroutine => "coroutine",
             Kind::Generator => "generator",
+            Kind::Loop => "loop",
         })
     }
 }
@@ -353,7 +358,11 @@ impl Task {
     pub(crate) fn make_ready(&self) {
         debug_assert!(self.local.state.get() != State::Ready && self.local.state.get() != State::Dead);
         self.local.state.set(State::Ready);
-        self.shared.home.ready().push_back(self);
+        let home = self.shared.home;
+        if home.watches_wake() {
+            home.tell_watcher(Watched::Woken(self));
+        }
+        home.ready().push_back(self);
     }
 
     /// Has the task end its present wait, or fail its next one, with `payload`.
