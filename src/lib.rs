@@ -73,6 +73,7 @@ mod task;
 #[doc(hidden)]
 pub mod testing;
 mod timeout;
+pub mod trace;
 
 pub use crate::blocking::unblock;
 pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};

@@ -3,7 +3,8 @@
 //! ```
 //! use switchgrass::{joinall, spawn, stats, yield_now};
 //!
-//! joinall((0..10).map(|_| spawn(yield_now)).collect::<Vec<_>>());
+//! let greenlets: Vec<_> = (0..10).map(|_| spawn(yield_now)).collect();
+//! joinall(&greenlets);
 //! let stats = stats::here();
 //! assert!(stats.switches >= 20);
 //! assert_eq!((stats.live, stats.ready), (0, 0));
@@ -56,7 +57,7 @@ pub struct Stats {
 pub fn here() -> Stats {
     let hub = hub();
     hub.publish_exactly();
-    read(hub.home).expect("the hub of this thread is there")
+    read(hub.home, hub.incarnation)
 }
 
 /// The numbers of all hubs of this process, in the order in which they were made. From any thread; makes no hub.
@@ -67,15 +68,20 @@ pub fn all() -> Vec<Stats> {
     if crate::hub::existing().is_some() {
         hub().publish_exactly();
     }
-    let mut all: Vec<Stats> = Home::all().into_iter().filter_map(read).collect();
+    // A hub may go meanwhile, with its thread, and leave its numbers to the next one.
+    let read_one = |home: &'static Home| {
+        let hub = home.incarnation();
+        let stats = read(home, hub);
+        (hub != 0 && home.incarnation() == hub).then_some(stats)
+    };
+    let mut all: Vec<Stats> = Home::all().into_iter().filter_map(read_one).collect();
     all.sort_by_key(|stats| stats.hub);
     all
 }
 
-/// `None`: the hub has gone, with its thread.
-fn read(home: &'static Home) -> Option<Stats> {
-    let (hub, meter) = (home.incarnation(), &home.meter);
-    let stats = Stats {
+fn read(home: &'static Home, hub: u64) -> Stats {
+    let meter = &home.meter;
+    Stats {
         hub,
         thread: home.thread_name(),
         switches: meter.switches.get(),
@@ -90,8 +96,7 @@ fn read(home: &'static Home) -> Option<Stats> {
         live: meter.live.get() as usize,
         stacks_in_use: meter.stacks_in_use.get() as usize,
         stacks_pooled: meter.stacks_pooled.get() as usize,
-    };
-    (hub != 0 && home.incarnation() == hub).then_some(stats)
+    }
 }
 
 /// How durations are spread: how many there were between each power of two of nanoseconds and the next.

@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["coro"],
     &["task"],
     &["hub"],
-    &["timeout", "switch", "generator", "blocking", "io", "stats"],
+    &["timeout", "switch", "generator", "blocking", "io", "stats", "trace"],
     &["dns"],
     &["greenlet", "net"],
     &["server"],

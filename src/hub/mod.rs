@@ -13,6 +13,7 @@
 
 mod descriptors;
 mod poller;
+pub(crate) mod record;
 mod report;
 mod run;
 mod sample;
@@ -37,6 +38,7 @@ use crate::task::{Body, Ended, Home, Kind, Origin, Reason, State, Task, TaskRef,
 
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
+use self::record::Recorder;
 use self::run::{CHECKS_PER_TURN, RESUMES_PER_CHECK};
 use self::sample::Sampler;
 use self::timers::Timers;
@@ -94,9 +96,8 @@ pub(crate) struct Hub {
     /// The thread's own task.
     main: TaskRef,
     main_ptr: NonNull<Task>,
-    /// The loop's place in the ready queue; see `sample.rs`.
-    place: TaskRef,
-    place_ptr: NonNull<Task>,
+    /// Stands for the loop where somebody has to.
+    loop_task: TaskRef,
     /// Who runs. In the loop: who ran last, or the thread's own task if that one has ended; its state is not `Running` then.
     current: Cell<NonNull<Task>>,
     /// The loop itself runs (nothing may wait), or the hub closes (nothing may wait any more).
@@ -110,6 +111,7 @@ pub(crate) struct Hub {
     /// All resumptions before that.
     resumed: Cell<u64>,
     sampler: Sampler,
+    recorder: Recorder,
     /// Looks at the clock until the end of this turn.
     checks: Cell<u32>,
     turn_started: Cell<Nanos>,
@@ -204,8 +206,7 @@ fn create() -> &'static Hub {
     };
     let main = TaskRef::new(home, origin, 0, NeverRun);
     let main_ptr = main.here().expect("it was made for this thread").ptr();
-    let place = TaskRef::new(home, sample::origin(), 0, NeverRun);
-    let place_ptr = place.here().expect("it was made for this thread").ptr();
+    let loop_task = TaskRef::new(home, sample::origin(new_ids(1).start), 0, NeverRun);
     let (native_guard, native_size) = overflow::native_stack().unwrap_or((0..0, 0));
     let now = clock::now();
     let hub = Box::into_raw(Box::new(Hub {
@@ -213,8 +214,7 @@ fn create() -> &'static Hub {
         incarnation: home.incarnation(),
         main,
         main_ptr,
-        place,
-        place_ptr,
+        loop_task,
         current: Cell::new(main_ptr),
         no_waiting: Cell::new(false),
         errno: sys::errno_location(),
@@ -222,6 +222,7 @@ fn create() -> &'static Hub {
         window: Cell::new(RESUMES_PER_CHECK),
         resumed: Cell::new(0),
         sampler: Sampler::default(),
+        recorder: Recorder::default(),
         checks: Cell::new(CHECKS_PER_TURN),
         turn_started: Cell::new(now),
         now: Cell::new(now),
@@ -252,7 +253,9 @@ fn create() -> &'static Hub {
     // descriptors. That takes a destructor of a thread-local that waits when the thread's hub has been closed already.
     let _ = CLOSE_AT_THREAD_END.try_with(|_| {});
     // SAFETY: just made, and freed at the thread's end only.
-    unsafe { &*hub }
+    let hub = unsafe { &*hub };
+    hub.join_recording();
+    hub
 }
 
 fn hub_main<'a>(hub: *const Hub) -> &'a Task {
@@ -260,7 +263,7 @@ fn hub_main<'a>(hub: *const Hub) -> &'a Task {
     unsafe { (*hub).main_ptr.as_ref() }
 }
 
-/// The thread's own task is run by the system, not by us; and the loop's place in the queue is only a place.
+/// The thread's own task is run by the system, not by us; and a place in the queue is only a place (see `sample.rs`).
 struct NeverRun;
 
 impl Body for NeverRun {
@@ -293,6 +296,10 @@ impl Hub {
             }
         }
         self.live_count.set(self.live_count.get() + 1);
+        if self.recorder.is_on() {
+            // SAFETY: as above.
+            self.record_spawn(unsafe { ptr.as_ref() });
+        }
     }
 
     #[inline]

@@ -5,12 +5,13 @@ use std::io;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use super::record::Cause;
 use super::{Deadlock, Hub, Poller, SlotId};
 use crate::coro::stack::{self, Stack};
 use crate::coro::unwind::AbortIfPanic;
 use crate::coro::{Context, Suspender, Turn};
 use crate::sys;
-use crate::sys::clock::{NEVER, Nanos};
+use crate::sys::clock::{self, NEVER, Nanos};
 use crate::task::{Kind, Message, State, Task, TaskRef};
 
 /// The clock is read after this many resumptions.
@@ -51,6 +52,9 @@ impl Hub {
                     }
                 }
             }
+            if self.recorder.is_on() && self.run_recorded(&mut next) {
+                return Ok(());
+            }
             if let Some(target) = next.take() {
                 // SAFETY: a switch goes to a task that is alive, and nobody has run since.
                 self.run_next(unsafe { target.as_ref() });
@@ -66,6 +70,7 @@ impl Hub {
             if let Err(deadlock) = waited {
                 // The thread's own task goes on, with the error.
                 self.current.set(self.main_ptr);
+                self.main_runs();
                 return Err(deadlock);
             }
         }
@@ -108,20 +113,23 @@ impl Hub {
 
     #[cold]
     pub(super) fn check_the_clock(&self) -> bool {
-        self.count_anew(RESUMES_PER_CHECK);
         let now = self.read_clock();
+        self.sample_yield(now);
+        if self.recorder.is_on() {
+            return false;
+        }
+        self.count_anew(RESUMES_PER_CHECK);
         let left = self.checks.get();
         if left == 0 || now - self.turn_started.get() >= TURN || self.home.has_mail() {
             return false;
         }
         self.checks.set(left - 1);
         self.countdown.set(RESUMES_PER_CHECK - 1);
-        self.sample_yield(now);
         true
     }
 
     /// Starts another count of resumptions until the next look at the clock.
-    fn count_anew(&self, window: u32) {
+    pub(super) fn count_anew(&self, window: u32) {
         self.resumed.set(self.resumptions());
         self.window.set(window);
         self.countdown.set(window);
@@ -130,6 +138,11 @@ impl Hub {
     /// How many resumptions there were.
     pub(super) fn resumptions(&self) -> u64 {
         self.resumed.get().wrapping_add(u64::from(self.window.get() - self.countdown.get()))
+    }
+
+    /// A resumption that the countdown does not see.
+    pub(super) fn count_one_more(&self) {
+        self.resumed.set(self.resumed.get().wrapping_add(1));
     }
 
     /// The last one that was counted was none.
@@ -190,8 +203,13 @@ impl Hub {
 
     pub(super) fn poll(&self, timeout: Option<Duration>) {
         self.home.meter.polls.add(1);
+        self.recorder.in_the_loop(Cause::Descriptor);
+        let began = if self.recorder.is_on() { Some(clock::now()) } else { None };
         if let Err(error) = self.poller().poll(timeout) {
             sys::abort(&format!("waiting for events failed: {error}"));
+        }
+        if let Some(began) = began {
+            self.record_poll(began, timeout != Some(Duration::ZERO));
         }
     }
 
@@ -216,8 +234,10 @@ impl Hub {
     pub(super) fn fire_timers(&self) {
         let now = self.read_clock();
         self.turn_started.set(now);
-        self.checks.set(CHECKS_PER_TURN);
-        self.count_anew(RESUMES_PER_CHECK);
+        self.recorder.in_the_loop(Cause::Timer);
+        let recorded = self.recorder.is_on();
+        self.checks.set(if recorded { RESUMES_PER_CHECK } else { CHECKS_PER_TURN });
+        self.count_anew(if recorded { 0 } else { RESUMES_PER_CHECK });
         self.timers.borrow_mut().fire_due(now);
     }
 
@@ -225,11 +245,13 @@ impl Hub {
         if !self.home.has_mail() {
             return;
         }
+        self.recorder.in_the_loop(Cause::Thread);
         for message in self.home.collect() {
             match message {
                 Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
                 Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
                 Message::Unpark(task) => on(&task, Task::unpark),
+                Message::Record => self.join_recording(),
                 Message::Unreferenced(task) => task.unreferenced(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
                 Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
@@ -237,11 +259,17 @@ impl Hub {
         }
     }
 
+    /// A task from the ready queue, or the target of a switch.
+    #[inline(always)]
+    pub(super) fn alive<'a>(&self, ptr: NonNull<Task>) -> &'a Task {
+        // SAFETY: it is the invariant of the ready queue that its tasks are alive; and a switch goes to a task that is, and nobody has run since.
+        unsafe { ptr.as_ref() }
+    }
+
     /// Resumes a task until it suspends or ends. Gives the target, if it switches to somebody.
     #[inline(always)]
     pub(super) fn resume(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
-        // SAFETY: the task comes from the ready queue, whose invariant is that it is alive, or is the target of a switch, which is, too.
-        let task = unsafe { ptr.as_ref() };
+        let task = self.alive(ptr);
         self.current.set(ptr);
         task.local.state.set(State::Running);
         // SAFETY: only the hub touches contexts, and it is not inside this one: the loop runs on the thread's
@@ -262,7 +290,7 @@ impl Hub {
     /// Gives a task its stack and runs it for the first time.
     #[inline(never)]
     pub(super) fn start(&self, task: &Task) -> Turn {
-        if task.ptr() == self.place_ptr {
+        if task.is_place() {
             return self.sample_arrived(task);
         }
         match self.take_stack(task) {

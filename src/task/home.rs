@@ -48,6 +48,8 @@ pub(crate) enum Message {
     Unpark(TaskRef),
     /// Its last handle was dropped over there.
     Unreferenced(TaskRef),
+    /// A recording has begun.
+    Record,
     /// A socket that was registered here was closed over there.
     Closed { slot: u32, generation: u32 },
     /// A socket that is registered here was shut down over there.
@@ -101,6 +103,8 @@ struct Watch {
 pub(crate) enum Watched<'a> {
     /// The task is about to be queued.
     Woken(&'a Task),
+    /// This thread sends word to the task, which is of another hub.
+    Sent(&'a TaskRef),
 }
 
 impl Home {
@@ -170,6 +174,13 @@ impl Home {
     #[inline(never)]
     pub(super) fn tell_watcher(&self, watched: Watched<'_>) {
         (self.watch.tell.get())(watched);
+    }
+
+    /// Tells of a message to a task of another hub, if this one wants to see each wake, or the next.
+    pub(super) fn sends_word(&self, to: &TaskRef) {
+        if self.watch.unseen.get() == 0 {
+            self.tell_watcher(Watched::Sent(to));
+        }
     }
 
     /// Says whom to tell of wakes. Owner only.

@@ -69,11 +69,10 @@ impl Default for QueueTime {
 }
 
 impl QueueTime {
-    /// Counts a wait `weight` times.
-    pub(crate) fn add(&self, wait: Nanos, weight: u64) {
+    pub(crate) fn add(&self, wait: Nanos) {
         let bucket = (Nanos::BITS - wait.leading_zeros()) as usize;
-        self.buckets[bucket.min(BUCKETS - 1)].add(weight);
-        self.sum.add(wait.saturating_mul(weight));
+        self.buckets[bucket.min(BUCKETS - 1)].add(1);
+        self.sum.add(wait);
         if wait > self.longest.get() {
             self.longest.set(wait);
         }
@@ -83,8 +82,15 @@ impl QueueTime {
 impl Meter {
     /// For the next hub that moves in.
     pub(super) fn reset(&self) {
-        let plain =
-            [&self.switches, &self.ready, &self.polls, &self.timers, &self.live, &self.stacks_in_use, &self.stacks_pooled];
+        let plain = [
+            &self.switches,
+            &self.ready,
+            &self.polls,
+            &self.timers,
+            &self.live,
+            &self.stacks_in_use,
+            &self.stacks_pooled,
+        ];
         let times = [&self.queue_time.sum, &self.queue_time.longest];
         for gauge in plain.into_iter().chain(times).chain(&self.queue_time.buckets) {
             gauge.set(0);

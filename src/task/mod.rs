@@ -116,7 +116,7 @@ pub(crate) enum Kind {
     Greenlet,
     Coroutine,
     Generator,
-    /// The place of a hub's loop in its own ready queue; see `hub::sample`. It is never run.
+    /// Not a context: a hub's event loop, or a place in its queue (see `hub::sample`).
     Loop,
 }
 
@@ -328,6 +328,13 @@ impl Task {
         self.local.this
     }
 
+    /// Whether it only marks a place in the ready queue. (The thread's own task has no stack of ours either, but is never queued as one to
+    /// resume.)
+    #[inline]
+    pub(crate) fn is_place(&self) -> bool {
+        self.local.stack_size == 0
+    }
+
     /// A counted reference, which may leave the thread.
     pub(crate) fn to_ref(&self) -> TaskRef {
         self.shared.retain();
@@ -446,6 +453,11 @@ impl Shared {
     fn retain(&self) {
         // Relaxed: whoever retains holds a reference already (as in std's Arc).
         self.refs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Which hub it belongs to: its number.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// How this task is called in reports.
@@ -652,6 +664,9 @@ impl TaskRef {
     /// Sends the hub of this task a message; does nothing if that hub is gone.
     pub(crate) fn post(&self, message: impl FnOnce(TaskRef) -> Message) {
         let shared = self.shared();
+        if let Some(home) = here() {
+            home.sends_word(self);
+        }
         shared.home.post(shared.incarnation, message(self.clone()));
     }
 
