@@ -36,7 +36,7 @@ pub struct Stats {
     pub ready: usize,
     /// How long those that became ready waited until it was their turn.
     ///
-    /// Of each 250 wakes or yields, about one is measured. So the counts in it say how the waits are spread, not how many there were.
+    /// About one in 500 is measured. So the counts in it say how the waits are spread, not how many there were.
     pub queue_time: Histogram,
     /// How many times the hub has asked the system for events.
     pub polls: u64,

@@ -1,6 +1,6 @@
 //! A recorder of who ran when, who woke whom, and who waited for what.
 //!
-//! Off until [`start`], and free of cost then. While it is on, each event costs some reads of the clock, about a tenth of a microsecond.
+//! Off until [`start`], and free of cost then. While it is on, each run costs some tenths of a microsecond.
 //!
 //! ```
 //! use switchgrass::{Builder, spawn, trace, yield_now};
@@ -117,7 +117,7 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum What {
-    /// It was made.
+    /// It was made. The time is that of the end of the run in which it was.
     Spawned {
         /// The id of who made it.
         by: u64,
@@ -129,7 +129,8 @@ pub enum What {
         /// What it did then.
         then: Then,
     },
-    /// It became ready to run. From another thread: it was sent word, and becomes ready when its hub looks.
+    /// It became ready to run. If by one of its own hub, the time is that of the end of the run in which it was woken. If by one of another hub, it was sent word at this time, and
+    /// is woken once more when its own hub's loop looks.
     Woken {
         /// The id of who woke it. It is a hub's loop for descriptors, timers and what comes from another thread.
         by: u64,
@@ -197,7 +198,7 @@ impl Trace {
                             Cause::Descriptor => "descriptor",
                             Cause::Timer => "timer",
                             Cause::Thread => "thread",
-                            Cause::Loop => "loop",
+                            Cause::Task => "loop",
                         },
                     },
                     record::What::Ended => What::Ended,
@@ -293,7 +294,8 @@ impl Trace {
                             r#""ph":"s","name":"wake","cat":"wake","id":{arrows},"pid":{},"tid":{},"ts":{}"#,
                             by.hub,
                             by.id,
-                            Micros(when)
+                            // Within the run at whose end it was noted.
+                            Micros(when.saturating_sub(Duration::from_nanos(1)))
                         ))?;
                         lines.add(format_args!(
                             r#""ph":"f","bp":"e","name":"wake","cat":"wake","id":{arrows},{at}"#

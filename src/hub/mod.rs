@@ -16,10 +16,10 @@ mod poller;
 pub(crate) mod record;
 mod report;
 mod run;
-mod sample;
 mod shutdown;
 mod suspend;
 mod timers;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -40,8 +40,8 @@ use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
 use self::record::Recorder;
 use self::run::{CHECKS_PER_TURN, RESUMES_PER_CHECK};
-use self::sample::Sampler;
 use self::timers::Timers;
+use self::watch::Watch;
 
 /// How a park ended. (A kill or a timeout scope ends it by unwinding.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,7 +110,7 @@ pub(crate) struct Hub {
     window: Cell<u32>,
     /// All resumptions before that.
     resumed: Cell<u64>,
-    sampler: Sampler,
+    watch: Watch,
     recorder: Recorder,
     /// Looks at the clock until the end of this turn.
     checks: Cell<u32>,
@@ -206,7 +206,7 @@ fn create() -> &'static Hub {
     };
     let main = TaskRef::new(home, origin, 0, NeverRun);
     let main_ptr = main.here().expect("it was made for this thread").ptr();
-    let loop_task = TaskRef::new(home, sample::origin(new_ids(1).start), 0, NeverRun);
+    let loop_task = TaskRef::new(home, watch::origin(new_ids(1).start), 0, NeverRun);
     let (native_guard, native_size) = overflow::native_stack().unwrap_or((0..0, 0));
     let now = clock::now();
     let hub = Box::into_raw(Box::new(Hub {
@@ -221,7 +221,7 @@ fn create() -> &'static Hub {
         countdown: Cell::new(RESUMES_PER_CHECK),
         window: Cell::new(RESUMES_PER_CHECK),
         resumed: Cell::new(0),
-        sampler: Sampler::default(),
+        watch: Watch::default(),
         recorder: Recorder::default(),
         checks: Cell::new(CHECKS_PER_TURN),
         turn_started: Cell::new(now),
@@ -247,7 +247,6 @@ fn create() -> &'static Hub {
     }));
     HUB.set(hub);
     hub_main(hub).local.state.set(State::Running);
-    home.set_watcher(sample::look_at_wake);
     overflow::install(report::who_runs);
     // A thread whose thread-locals are being destroyed cannot register this again: then this hub is never closed, nor are its
     // descriptors. That takes a destructor of a thread-local that waits when the thread's hub has been closed already.
@@ -263,7 +262,7 @@ fn hub_main<'a>(hub: *const Hub) -> &'a Task {
     unsafe { (*hub).main_ptr.as_ref() }
 }
 
-/// The thread's own task is run by the system, not by us; and a place in the queue is only a place (see `sample.rs`).
+/// The thread's own task is run by the system, not by us; and a place in the queue is only a place (see `watch.rs`).
 struct NeverRun;
 
 impl Body for NeverRun {
@@ -296,10 +295,6 @@ impl Hub {
             }
         }
         self.live_count.set(self.live_count.get() + 1);
-        if self.recorder.is_on() {
-            // SAFETY: as above.
-            self.record_spawn(unsafe { ptr.as_ref() });
-        }
     }
 
     #[inline]

@@ -1,8 +1,6 @@
 //! Who ran when and who woke whom: what `trace` is made of.
 //!
-//! A hub that is not recorded pays nothing for this on the way of a switch or a wake. The recorder makes use of two countdowns that are there
-//! anyway, and keeps them at zero: so each resumption comes by way of [`Hub::check_the_clock`], which says that the turn is over, to
-//! [`Hub::run_recorded`], another form of the inner loop; and the hub is told of each wake, not only of the samples.
+//! What happens is found out by `watch.rs`, which watches each run while a recording goes on.
 //!
 //! One recording goes on in the process, or none. Each hub has a ring of its own in it, which is locked for each event: for the sake of
 //! who stops the recording, on whichever thread. The ring is closed then, and its hub finds out with the next event.
@@ -11,12 +9,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Hub, existing, hub};
 use crate::sys::clock::{self, Nanos};
-use crate::task::{Home, Message, Reason, State, Task, TaskRef};
+use crate::task::{Home, Message, Reason, State, TaskRef};
 
 /// Something that happened, to `task`.
 #[derive(Debug)]
@@ -37,7 +34,7 @@ pub(crate) enum What {
         state: State,
         reason: Reason,
     },
-    /// It became ready, or another thread was told to make it so. `cause`: if by the loop, why.
+    /// It became ready, or another thread was told to make it so.
     Woken {
         by: TaskRef,
         cause: Cause,
@@ -50,11 +47,11 @@ pub(crate) enum What {
     },
 }
 
-/// What part of itself the loop is in.
+/// What has woken: a task, or the loop, because of something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Cause {
     #[default]
-    Loop,
+    Task,
     Descriptor,
     Timer,
     Thread,
@@ -120,8 +117,8 @@ pub(crate) fn is_on() -> bool {
 /// Ends the recording, if there is one, and gives what is in its rings.
 pub(crate) fn stop() -> Record {
     if let Some(hub) = existing().filter(|hub| hub.recorder.is_on()) {
-        hub.stops_running();
-        hub.recorder.turn_off();
+        hub.end_run(Cause::Task);
+        hub.stop_recording();
     }
     let Some(Session { since, rings, .. }) = lock(&SESSION).take() else { return Record::default() };
     let mut record = Record { since, ..Record::default() };
@@ -160,35 +157,12 @@ impl Ring {
 pub(super) struct Recorder {
     on: Cell<bool>,
     ring: RefCell<Option<Arc<Ring>>>,
-    /// Who runs, since when. `None`: the loop.
-    running: RefCell<Option<(TaskRef, Nanos)>>,
-    /// What the loop does.
-    cause: Cell<Cause>,
 }
 
 impl Recorder {
     #[inline(always)]
     pub(super) fn is_on(&self) -> bool {
         self.on.get()
-    }
-
-    fn turn_off(&self) {
-        self.on.set(false);
-        self.ring.take();
-        self.running.take();
-    }
-
-    fn push(&self, at: Nanos, task: TaskRef, what: What) {
-        let open = self.ring.borrow().as_ref().is_some_and(|ring| ring.push(Event { at, task, what }));
-        if !open {
-            self.turn_off();
-        }
-    }
-
-    /// Says what the loop is about to do.
-    #[inline]
-    pub(super) fn in_the_loop(&self, cause: Cause) {
-        self.cause.set(cause);
     }
 }
 
@@ -217,94 +191,47 @@ impl Hub {
             return;
         }
         recorder.ring.replace(Some(ring));
-        let running = (!self.in_the_loop()).then(|| (self.current().to_ref(), clock::now()));
-        recorder.running.replace(running);
         recorder.on.set(true);
-        // From now on each resumption, and each wake, comes by way of us.
-        self.count_anew(0);
-        self.home.skip_wakes(0);
-    }
-
-    /// The inner loop of [`Hub::run`], recorded. `true`: the thread's own task is the next.
-    ///
-    /// A turn is as many resumptions as there are otherwise between two looks at the clock.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn run_recorded(&self, next: &mut Option<NonNull<Task>>) -> bool {
-        // Whoever has run since the last time: the thread's own task, or who turned the recorder on.
-        self.stops_running();
-        while self.recorder.is_on() {
-            let left = self.checks.get();
-            if left == 0 {
-                return false;
-            }
-            self.checks.set(left - 1);
-            let Some(task) = next.take().or_else(|| self.home.ready().pop_front()) else { return false };
-            self.count_one_more();
-            if task == self.main_ptr {
-                self.current.set(task);
-                self.main_runs();
-                return true;
-            }
-            *next = self.resume_recorded(task);
+        self.home.watch_sent(Some(record_sent));
+        // In the loop, its own turn goes on.
+        if self.in_the_loop() {
+            self.count_anew();
+        } else {
+            self.begin_run(self.current());
         }
-        false
-    }
-
-    /// [`Hub::resume`], with a note of it if this is recorded.
-    #[inline(never)]
-    pub(super) fn resume_recorded(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
-        let task = self.alive(ptr);
-        if self.recorder.is_on() && !task.is_place() {
-            self.recorder.running.replace(Some((task.to_ref(), clock::now())));
-        }
-        let next = self.resume(ptr);
-        self.stops_running();
-        next
     }
 
     /// The thread's own task runs from here on.
     pub(super) fn main_runs(&self) {
         if self.recorder.is_on() {
-            self.recorder.running.replace(Some((self.main.clone(), clock::now())));
+            self.begin_run(self.current());
         }
     }
 
-    /// Whoever has run does not from here on.
-    fn stops_running(&self) {
-        let Some((task, since)) = self.recorder.running.take() else { return };
-        let Some((state, reason)) =
-            self.local(&task).map(|task| (task.local.state.get(), task.local.reason.get()))
-        else {
-            return;
-        };
-        let until = clock::now();
-        let ended = (state == State::Dead).then(|| task.clone());
-        self.recorder.push(since, task, What::Ran { until, state, reason });
-        if let Some(task) = ended {
-            self.recorder.push(until, task, What::Ended);
+    pub(super) fn record(&self, at: Nanos, task: TaskRef, what: What) {
+        let open =
+            self.recorder.ring.borrow().as_ref().is_some_and(|ring| ring.push(Event { at, task, what }));
+        if !open {
+            self.stop_recording();
         }
     }
 
-    /// Who does what is done now.
-    fn who(&self) -> TaskRef {
-        let running = self.recorder.running.borrow();
-        running.as_ref().map_or_else(|| self.loop_task.clone(), |(task, _)| task.clone())
-    }
-
-    #[cold]
-    pub(super) fn record_spawn(&self, task: &Task) {
-        self.recorder.push(clock::now(), task.to_ref(), What::Spawned { by: self.who() });
-    }
-
-    pub(super) fn record_wake(&self, now: Nanos, task: TaskRef) {
-        let what = What::Woken { by: self.who(), cause: self.recorder.cause.get() };
-        self.recorder.push(now, task, what);
+    fn stop_recording(&self) {
+        self.recorder.on.set(false);
+        self.recorder.ring.take();
+        self.home.watch_sent(None);
     }
 
     #[cold]
     pub(super) fn record_poll(&self, began: Nanos, may_wait: bool) {
         let until = clock::now();
-        self.recorder.push(began, self.loop_task.clone(), What::Polled { until, may_wait });
+        self.record(began, self.loop_task.clone(), What::Polled { until, may_wait });
+    }
+}
+
+/// A hub whose runs are recorded sends word to a task of another one.
+fn record_sent(task: &TaskRef) {
+    if let Some(hub) = existing().filter(|hub| hub.recorder.is_on()) {
+        hub.record(clock::now(), task.clone(), What::Woken { by: hub.who(), cause: Cause::Task });
     }
 }

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::time::Duration;
 
 use super::record::Cause;
+use super::watch::Next;
 use super::{Deadlock, Hub, Poller, SlotId};
 use crate::coro::stack::{self, Stack};
 use crate::coro::unwind::AbortIfPanic;
@@ -47,13 +48,18 @@ impl Hub {
                     }
                     Some(task) => next = self.resume(task),
                     None => {
-                        self.uncount_resumption();
+                        // That was none.
+                        self.countdown.set(self.countdown.get() + 1);
                         break;
                     }
                 }
             }
-            if self.recorder.is_on() && self.run_recorded(&mut next) {
-                return Ok(());
+            if self.runs_are_watched() {
+                match self.run_watched(&mut next) {
+                    Next::Main => return Ok(()),
+                    Next::Unwatched => continue,
+                    Next::Turn => {}
+                }
             }
             if let Some(target) = next.take() {
                 // SAFETY: a switch goes to a task that is alive, and nobody has run since.
@@ -61,10 +67,14 @@ impl Hub {
             }
 
             self.publish();
+            self.begin_turn();
             let waited = self.in_loop(|| {
                 let waited = self.wait_for_events();
+                self.end_part(Cause::Descriptor);
                 self.fire_timers();
+                self.end_part(Cause::Timer);
                 self.read_mail();
+                self.end_turn(Cause::Thread);
                 waited
             });
             if let Err(deadlock) = waited {
@@ -113,41 +123,18 @@ impl Hub {
 
     #[cold]
     pub(super) fn check_the_clock(&self) -> bool {
-        let now = self.read_clock();
-        self.sample_yield(now);
-        if self.recorder.is_on() {
+        self.count_anew();
+        if self.runs_are_watched() {
             return false;
         }
-        self.count_anew(RESUMES_PER_CHECK);
+        let now = self.read_clock();
         let left = self.checks.get();
         if left == 0 || now - self.turn_started.get() >= TURN || self.home.has_mail() {
             return false;
         }
         self.checks.set(left - 1);
-        self.countdown.set(RESUMES_PER_CHECK - 1);
+        self.countdown.set(self.window.get() - 1);
         true
-    }
-
-    /// Starts another count of resumptions until the next look at the clock.
-    pub(super) fn count_anew(&self, window: u32) {
-        self.resumed.set(self.resumptions());
-        self.window.set(window);
-        self.countdown.set(window);
-    }
-
-    /// How many resumptions there were.
-    pub(super) fn resumptions(&self) -> u64 {
-        self.resumed.get().wrapping_add(u64::from(self.window.get() - self.countdown.get()))
-    }
-
-    /// A resumption that the countdown does not see.
-    pub(super) fn count_one_more(&self) {
-        self.resumed.set(self.resumed.get().wrapping_add(1));
-    }
-
-    /// The last one that was counted was none.
-    pub(super) fn uncount_resumption(&self) {
-        self.resumed.set(self.resumed.get().wrapping_sub(1));
     }
 
     /// Looks at I/O: without waiting if something is ready, else until the next deadline.
@@ -203,7 +190,6 @@ impl Hub {
 
     pub(super) fn poll(&self, timeout: Option<Duration>) {
         self.home.meter.polls.add(1);
-        self.recorder.in_the_loop(Cause::Descriptor);
         let began = if self.recorder.is_on() { Some(clock::now()) } else { None };
         if let Err(error) = self.poller().poll(timeout) {
             sys::abort(&format!("waiting for events failed: {error}"));
@@ -234,10 +220,9 @@ impl Hub {
     pub(super) fn fire_timers(&self) {
         let now = self.read_clock();
         self.turn_started.set(now);
-        self.recorder.in_the_loop(Cause::Timer);
         let recorded = self.recorder.is_on();
         self.checks.set(if recorded { RESUMES_PER_CHECK } else { CHECKS_PER_TURN });
-        self.count_anew(if recorded { 0 } else { RESUMES_PER_CHECK });
+        self.count_anew();
         self.timers.borrow_mut().fire_due(now);
     }
 
@@ -245,7 +230,6 @@ impl Hub {
         if !self.home.has_mail() {
             return;
         }
-        self.recorder.in_the_loop(Cause::Thread);
         for message in self.home.collect() {
             match message {
                 Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
@@ -259,10 +243,10 @@ impl Hub {
         }
     }
 
-    /// A task from the ready queue, or the target of a switch.
+    /// A task from the ready queue or the list of the living, or the target of a switch.
     #[inline(always)]
-    pub(super) fn alive<'a>(&self, ptr: NonNull<Task>) -> &'a Task {
-        // SAFETY: it is the invariant of the ready queue that its tasks are alive; and a switch goes to a task that is, and nobody has run since.
+    pub(super) fn alive(&self, ptr: NonNull<Task>) -> &Task {
+        // SAFETY: tasks in the queue and in the list are alive; and a switch goes to a task that is, and nobody has run since.
         unsafe { ptr.as_ref() }
     }
 
@@ -291,7 +275,7 @@ impl Hub {
     #[inline(never)]
     pub(super) fn start(&self, task: &Task) -> Turn {
         if task.is_place() {
-            return self.sample_arrived(task);
+            return self.arrive_at_place(task);
         }
         match self.take_stack(task) {
             Ok(stack) => {

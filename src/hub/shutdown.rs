@@ -43,7 +43,7 @@ impl Hub {
             let mut next = None;
             while let Some(task) = next.take().or_else(|| self.home.ready().pop_front()) {
                 if task != self.main_ptr {
-                    next = self.resume_recorded(task);
+                    next = self.resume_to_close(task);
                 }
             }
             if self.live.get().is_none() {

@@ -60,8 +60,8 @@ pub(crate) enum Message {
 pub(crate) struct Home {
     /// Owner's thread only.
     ready: ReadyQueue,
-    /// Owner's thread only.
-    watch: Watch,
+    /// What to call for messages to tasks of other hubs. Owner's thread only.
+    tell_sent: Cell<Option<fn(&TaskRef)>>,
     /// Owner's thread only.
     cells: Cells,
     /// What the hub tells of itself.
@@ -78,9 +78,9 @@ pub(crate) struct Home {
     thread_name: Mutex<String>,
 }
 
-// SAFETY: `ready`, `watch` and `cells` are touched by the owner's thread only: `ready()` and what looks at `watch` are called by code that
-// holds a `&Task` or is the hub, both of which stay on that thread; `cells()` when a task is made, which is there, too, or by `free_cell`,
-// which asks first. All other fields are Sync.
+// SAFETY: `ready`, `tell_sent` and `cells` are touched by the owner's thread only: `ready()` is called by code that holds a
+// `&Task` or is the hub, both of which stay on that thread; `tell_sent` is set by the hub and read by `post` for the home of its own
+// thread; `cells()` is called when a task is made, which is there, too, or by `free_cell`, which asks first. All other fields are Sync.
 unsafe impl Sync for Home {}
 // SAFETY: a Home is only ever shared (`&'static`); the queue in it moves with nobody.
 unsafe impl Send for Home {}
@@ -89,24 +89,6 @@ static EMPTY_HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
 /// All that were ever made.
 static HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
 
-/// What a hub wants to know of the wakes on its thread: each, or one in so many.
-///
-/// It lets the hub see wakes, which are the business of a layer below it. What it costs those that are not looked at is to count down.
-struct Watch {
-    /// Wakes until the next that the hub is told of.
-    unseen: Cell<u32>,
-    tell: Cell<fn(Watched<'_>)>,
-}
-
-/// What a hub is told of.
-#[derive(Clone, Copy)]
-pub(crate) enum Watched<'a> {
-    /// The task is about to be queued.
-    Woken(&'a Task),
-    /// This thread sends word to the task, which is of another hub.
-    Sent(&'a TaskRef),
-}
-
 impl Home {
     /// A home for a new hub of this thread.
     pub(crate) fn move_in() -> &'static Home {
@@ -114,7 +96,7 @@ impl Home {
         let home = lock(&EMPTY_HOMES).pop().unwrap_or_else(|| {
             let home: &Home = Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
-                watch: Watch { unseen: Cell::new(u32::MAX), tell: Cell::new(|_| {}) },
+                tell_sent: Cell::new(None),
                 cells: Cells::new(),
                 meter: Meter::default(),
                 incarnation: AtomicU64::new(0),
@@ -148,8 +130,7 @@ impl Home {
         };
         drop(left);
         self.ready.clear();
-        self.watch.unseen.set(u32::MAX);
-        self.watch.tell.set(|_| {});
+        self.tell_sent.set(None);
         self.cells.clear();
         self.pending.store(false, Ordering::SeqCst);
         self.sleeping.store(false, Ordering::SeqCst);
@@ -162,36 +143,9 @@ impl Home {
         lock(&HOMES).iter().copied().filter(|home| home.incarnation() != 0).collect()
     }
 
-    /// Counts a wake. `true`: the hub wants to be told of it.
-    #[inline(always)]
-    pub(super) fn watches_wake(&self) -> bool {
-        let unseen = self.watch.unseen.get();
-        self.watch.unseen.set(unseen.wrapping_sub(1));
-        unseen == 0
-    }
-
-    #[cold]
-    #[inline(never)]
-    pub(super) fn tell_watcher(&self, watched: Watched<'_>) {
-        (self.watch.tell.get())(watched);
-    }
-
-    /// Tells of a message to a task of another hub, if this one wants to see each wake, or the next.
-    pub(super) fn sends_word(&self, to: &TaskRef) {
-        if self.watch.unseen.get() == 0 {
-            self.tell_watcher(Watched::Sent(to));
-        }
-    }
-
-    /// Says whom to tell of wakes. Owner only.
-    pub(crate) fn set_watcher(&self, tell: fn(Watched<'_>)) {
-        self.watch.tell.set(tell);
-        self.watch.unseen.set(0);
-    }
-
-    /// Says how many wakes go by before the next that the hub is told of. Owner only.
-    pub(crate) fn skip_wakes(&self, count: u32) {
-        self.watch.unseen.set(count);
+    /// Has `tell` called for each message that this thread sends to a task of another hub. Owner only.
+    pub(crate) fn watch_sent(&self, tell: Option<fn(&TaskRef)>) {
+        self.tell_sent.set(tell);
     }
 
     #[inline]
@@ -226,6 +180,11 @@ impl Home {
 
     /// Leaves a message for the hub of that incarnation. If it is gone, so are its tasks: nobody misses it.
     pub(crate) fn post(&self, incarnation: u64, message: Message) {
+        if let Some(tell) = here().and_then(|own| own.tell_sent.get())
+            && let Message::Wake(task, _) | Message::Interrupt(task, _) | Message::Unpark(task) = &message
+        {
+            tell(task);
+        }
         {
             let mut inbox = lock(&self.inbox);
             if self.incarnation() != incarnation {
@@ -329,13 +288,27 @@ impl ReadyQueue {
         self.head.get().is_none()
     }
 
-    /// How many are queued. Takes time in proportion.
-    pub(crate) fn count(&self) -> usize {
-        let next = |task: &NonNull<Task>| {
-            // SAFETY: the invariant.
-            unsafe { task.as_ref() }.local.next.get()
-        };
-        std::iter::successors(self.head.get(), next).count()
+    /// The last in the queue.
+    pub(crate) fn last(&self) -> Option<NonNull<Task>> {
+        self.head.get().and(self.tail.get())
+    }
+
+    /// All that were queued at the end since `last` was the last one, or all. Nothing may have been taken out since.
+    pub(crate) fn since(&self, last: Option<NonNull<Task>>) -> impl Iterator<Item = &Task> {
+        // SAFETY: the invariant. `next` means something unless this is the last one.
+        let after = |task: NonNull<Task>| unsafe { task.as_ref() }.local.next.get();
+        let first = last.map_or(self.head.get(), after);
+        // SAFETY: the invariant.
+        std::iter::successors(first, move |&task| after(task)).map(|task| unsafe { task.as_ref() })
+    }
+
+    /// Queues a task that has just become `Ready` right after another one, which is queued and not the last; or before all.
+    pub(crate) fn insert_after(&self, before: Option<NonNull<Task>>, task: &Task) {
+        debug_assert_eq!(task.local.state.get(), State::Ready);
+        let Some(before) = before else { return self.push_front(task) };
+        // SAFETY: the invariant.
+        let before = unsafe { before.as_ref() };
+        task.local.next.set(before.local.next.replace(Some(task.ptr())));
     }
 
     /// Queues a task that has just become `Ready`.

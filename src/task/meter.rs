@@ -69,10 +69,11 @@ impl Default for QueueTime {
 }
 
 impl QueueTime {
-    pub(crate) fn add(&self, wait: Nanos) {
+    /// Counts a wait `weight` times.
+    pub(crate) fn add(&self, wait: Nanos, weight: u64) {
         let bucket = (Nanos::BITS - wait.leading_zeros()) as usize;
-        self.buckets[bucket.min(BUCKETS - 1)].add(1);
-        self.sum.add(wait);
+        self.buckets[bucket.min(BUCKETS - 1)].add(weight);
+        self.sum.add(wait.saturating_mul(weight));
         if wait > self.longest.get() {
             self.longest.set(wait);
         }

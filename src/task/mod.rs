@@ -35,7 +35,7 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Message, Watched, here, idle_workers, set_idle_workers};
+pub(crate) use self::home::{Home, Message, here, idle_workers, set_idle_workers};
 pub(crate) use self::meter::BUCKETS;
 pub(crate) use self::waker::{Ended, Waker};
 
@@ -116,7 +116,7 @@ pub(crate) enum Kind {
     Greenlet,
     Coroutine,
     Generator,
-    /// Not a context: a hub's event loop, or a place in its queue (see `hub::sample`).
+    /// Not a context: a hub's event loop, or a place in its queue (see `hub::watch`).
     Loop,
 }
 
@@ -328,11 +328,10 @@ impl Task {
         self.local.this
     }
 
-    /// Whether it only marks a place in the ready queue. (The thread's own task has no stack of ours either, but is never queued as one to
-    /// resume.)
+    /// Whether it only marks a place in the ready queue.
     #[inline]
     pub(crate) fn is_place(&self) -> bool {
-        self.local.stack_size == 0
+        self.local.stack_size == 0 && self.shared.kind == Kind::Loop
     }
 
     /// A counted reference, which may leave the thread.
@@ -365,11 +364,7 @@ impl Task {
     pub(crate) fn make_ready(&self) {
         debug_assert!(self.local.state.get() != State::Ready && self.local.state.get() != State::Dead);
         self.local.state.set(State::Ready);
-        let home = self.shared.home;
-        if home.watches_wake() {
-            home.tell_watcher(Watched::Woken(self));
-        }
-        home.ready().push_back(self);
+        self.shared.home.ready().push_back(self);
     }
 
     /// Has the task end its present wait, or fail its next one, with `payload`.
@@ -664,9 +659,6 @@ impl TaskRef {
     /// Sends the hub of this task a message; does nothing if that hub is gone.
     pub(crate) fn post(&self, message: impl FnOnce(TaskRef) -> Message) {
         let shared = self.shared();
-        if let Some(home) = here() {
-            home.sends_word(self);
-        }
         shared.home.post(shared.incarnation, message(self.clone()));
     }
 

@@ -72,8 +72,8 @@ fn a_life_is_recorded_from_the_spawn_to_the_end() {
         assert_eq!(
             story(&trace, by_name(&trace, "sleeper")),
             [
-                "woken by main through greenlet",
                 "spawned by main",
+                "woken by main through greenlet",
                 "ran, then yielded",
                 "ran, then waited: park",
                 "woken by waker through greenlet",
