@@ -67,11 +67,13 @@ mod io;
 pub mod net;
 pub mod server;
 mod switch;
+pub mod sync;
 mod sys;
 mod task;
 #[doc(hidden)]
 pub mod testing;
 mod timeout;
+mod wait;
 
 pub use crate::blocking::unblock;
 pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};

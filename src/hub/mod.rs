@@ -32,7 +32,7 @@ use crate::coro::stack;
 use crate::coro::unwind::{self, Payload};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::{self};
-use crate::task::{Body, Ended, Home, Kind, Origin, Reason, State, Task, TaskRef, Waker};
+use crate::task::{Body, Ended, Home, Kind, Listener, Origin, Reason, State, Task, TaskRef, Waker};
 
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
@@ -357,7 +357,7 @@ impl Hub {
         let _outside = elsewhere.then(|| self.outside_wait());
         while !ended.is_set() {
             let waker = self.waker();
-            if !ended.add(waker.clone()) {
+            if ended.add(Listener::Task(waker.clone())).is_err() {
                 break;
             }
             let _listed = Listed { ended, waker };
@@ -476,7 +476,7 @@ struct Listed<'a> {
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
         if !self.ended.is_set() {
-            self.ended.remove(&self.waker);
+            self.ended.remove(|listener| matches!(listener, Listener::Task(waker) if waker.is(&self.waker)));
         }
     }
 }
