@@ -58,6 +58,7 @@
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod blocking;
+pub mod channel;
 mod coro;
 mod dns;
 mod generator;

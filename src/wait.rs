@@ -116,7 +116,7 @@ impl<P> Node<P> {
     }
 
     /// The item, once nobody else can reach the node.
-    fn take_item(&self) -> Option<P> {
+    pub(crate) fn take_item(&self) -> Option<P> {
         debug_assert_ne!(self.state.load(Ordering::Relaxed), QUEUED);
         // SAFETY: the node is in no queue, so only its owner reaches it, and has no reference into it.
         unsafe { (*self.item.get()).take() }
@@ -132,18 +132,21 @@ impl<P> Queue<P> {
         Queue { head: ptr::null(), tail: ptr::null() }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.head.is_null()
-    }
-
     /// How many wait. Takes time in proportion.
     pub(crate) fn len(&self) -> usize {
+        self.len_without(None)
+    }
+
+    /// How many wait, apart from a certain select.
+    pub(crate) fn len_without(&self, claim: Option<&Claim>) -> usize {
+        let claim = claim.map_or(ptr::null(), ptr::from_ref);
         let mut count = 0;
         let mut next = self.head;
         while !next.is_null() {
-            count += 1;
             // SAFETY: the invariant; `&self` is had under the lock.
-            next = unsafe { (*next).next.get() };
+            let node = unsafe { &*next };
+            count += usize::from(claim.is_null() || node.claim.get() != claim);
+            next = node.next.get();
         }
         count
     }
@@ -336,8 +339,8 @@ fn block_thread<L: Line>(line: &L, item: Option<L::Item>) -> Option<L::Item> {
         #[expect(clippy::disallowed_methods, reason = "nothing may be switched")]
         std::thread::sleep(STEP);
     }
-    // The wake is still on its way. It is for no later park.
-    task.local.epoch.set(task.local.epoch.get().wrapping_add(1));
+    // The wake is still on its way.
+    hub().disregard_wakes();
     node.into_item()
 }
 

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["task"],
     &["hub"],
     &["wait", "timeout", "switch", "generator", "blocking", "io"],
-    &["dns", "sync"],
+    &["dns", "sync", "channel"],
     &["greenlet", "net"],
     &["server"],
     &["testing"],

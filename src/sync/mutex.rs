@@ -11,7 +11,7 @@ use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 use std::time::Duration;
 
 use super::poison::{self, Poison};
-use crate::hub::hub;
+use crate::hub::{be_fair, hub};
 use crate::sys::clock::Nanos;
 use crate::sys::lock::{Lock, LockGuard};
 use crate::task::{NotSend, Reason};
@@ -199,7 +199,7 @@ impl<T: ?Sized> Mutex<T> {
     #[inline]
     pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
         if !self.raw.try_lock() {
-            hub().be_fair();
+            be_fair();
             return Err(TryLockError::WouldBlock);
         }
         self.guard().map_err(TryLockError::Poisoned)

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::hub::hub;
+use crate::hub::{be_fair, hub};
 use crate::sys::clock::Nanos;
 use crate::sys::lock::{Lock, LockGuard};
 use crate::task::{Reason, WatchSet, Watcher};
@@ -99,7 +99,7 @@ impl Semaphore {
         if self.take() {
             return Some(Permit(self));
         }
-        hub().be_fair();
+        be_fair();
         None
     }
 

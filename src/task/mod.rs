@@ -102,6 +102,11 @@ impl Reason {
         Reason { text, object: ptr::from_ref(object).addr() as u64 | SHARED }
     }
 
+    /// For a wait on several such objects.
+    pub(crate) const fn shared_by_many(text: &'static str) -> Self {
+        Reason { text, object: SHARED }
+    }
+
     /// Whether a thread that we know nothing of may end the wait.
     pub(crate) fn is_shared(&self) -> bool {
         self.object != NO_OBJECT && self.object & SHARED != 0
@@ -115,7 +120,7 @@ const SHARED: u64 = 1 << 63;
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.object {
-            NO_OBJECT => f.write_str(self.text),
+            NO_OBJECT | SHARED => f.write_str(self.text),
             object if self.is_shared() => write!(f, "{} at {:#x}", self.text, object & !SHARED),
             object => write!(f, "{} {object}", self.text),
         }
