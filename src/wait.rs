@@ -278,6 +278,9 @@ impl<P> Outcome<P> {
 /// Waits at the end of the line until something is handed over, or the deadline has come. `state` is the lock, which is let go. May switch.
 ///
 /// A kill or a timeout scope unwinds from here.
+///
+/// Inlined, as `Hub::suspend` wants it.
+#[inline(always)]
 pub(crate) fn wait<L: Line>(
     line: &L,
     mut state: LockGuard<'_, L::State>,
@@ -352,7 +355,7 @@ struct Place<'a, L: Line> {
 
 impl<L: Line> Place<'_, L> {
     /// Whether it was chosen.
-    #[inline]
+    #[inline(always)]
     fn wait(self, hub: &Hub, deadline: Nanos) -> bool {
         loop {
             let wake = hub.park(self.line.reason(), deadline);

@@ -207,7 +207,7 @@ impl<T> Channel<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn send_until(&self, message: T, deadline: impl FnOnce() -> Nanos) -> Result<(), SendTimeoutError<T>> {
         let mut message = Some(message);
         let mut state = self.state.lock();
@@ -251,7 +251,7 @@ impl<T> Channel<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn recv_until(&self, deadline: impl FnOnce() -> Nanos) -> Result<T, RecvTimeoutError> {
         // A channel that another thread keeps full must not keep this one's other greenlets from running.
         be_fair();
