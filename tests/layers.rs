@@ -10,8 +10,9 @@ const LAYERS: &[&[&str]] = &[
     &["task"],
     &["hub"],
     &["wait", "timeout", "switch", "generator", "blocking", "io"],
-    &["dns", "sync", "channel"],
+    &["dns", "sync", "channel", "local"],
     &["greenlet", "net"],
+    &["ready"],
     &["server"],
     &["testing"],
 ];
