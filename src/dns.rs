@@ -5,8 +5,8 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use crate::blocking::unblock_for;
 use crate::task::Reason;
+use crate::threadpool::unblock_for;
 
 /// Looks a name up as the system does (`getaddrinfo`), on a thread of the pool. Numeric addresses need none.
 ///

@@ -57,7 +57,6 @@
 #![deny(unsafe_code)]
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
-mod blocking;
 mod coro;
 mod dns;
 mod generator;
@@ -71,9 +70,9 @@ mod sys;
 mod task;
 #[doc(hidden)]
 pub mod testing;
+pub mod threadpool;
 mod timeout;
 
-pub use crate::blocking::unblock;
 pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};
 pub use crate::greenlet::{
     Builder, Greenlet, Handle, Scope, ScopedGreenlet, current, joinall, killall, park, park_timeout, scope,
@@ -82,6 +81,7 @@ pub use crate::greenlet::{
 pub use crate::hub::TraceEvent;
 pub use crate::switch::{Coroutine, ParentError, SwitchError, Tracer, set_tracer};
 pub use crate::task::GreenletExit;
+pub use crate::threadpool::unblock;
 pub use crate::timeout::{Elapsed, sleep, sleep_until, timeout};
 
 /// The code in the README compiles, and runs.

@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["coro"],
     &["task"],
     &["hub"],
-    &["timeout", "switch", "generator", "blocking", "io"],
+    &["timeout", "switch", "generator", "threadpool", "io"],
     &["dns"],
     &["greenlet", "net"],
     &["server"],

@@ -34,7 +34,7 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Message, here, idle_workers, set_idle_workers};
+pub(crate) use self::home::{Home, Message, change_idle_workers, forget_idle_workers, here, idle_workers};
 pub(crate) use self::waker::{Ended, Waker};
 
 /// What a greenlet that is killed unwinds with, and what its `join` then gives as the error.

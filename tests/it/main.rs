@@ -13,6 +13,7 @@ mod scope;
 mod server;
 mod stress;
 mod switch;
+mod threadpool;
 mod threads;
 mod timeout;
 mod util;
