@@ -58,7 +58,8 @@
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod coro;
-mod dns;
+pub mod dns;
+pub mod fs;
 mod generator;
 mod greenlet;
 mod hub;

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["task"],
     &["hub"],
     &["timeout", "switch", "generator", "threadpool", "io"],
-    &["dns"],
+    &["dns", "fs"],
     &["greenlet", "net"],
     &["server"],
     &["testing"],
