@@ -15,8 +15,7 @@ use std::{env, fs, hint, process, ptr, thread};
 
 use switchgrass::threadpool::{self, ThreadPool};
 use switchgrass::{
-    Builder, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, unblock,
-    yield_now,
+    Builder, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, unblock, yield_now,
 };
 
 /// What the child does on its main thread, and what the parent then finds.

@@ -2,6 +2,8 @@
 //!
 //! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
 
+mod dns;
+mod fs;
 mod generator;
 mod greenlet;
 mod hub;
