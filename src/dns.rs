@@ -118,7 +118,7 @@ mod tests {
         let may_go = std::sync::Arc::new(std::sync::Mutex::new(may_go));
         let job = |_| {
             let may_go = std::sync::Arc::clone(&may_go);
-            pool.spawn(move || drop(may_go.lock().unwrap().recv()))
+            pool.spawn(move || assert!(may_go.lock().unwrap().recv().is_err()))
         };
         let jobs = (0..pool.max()).map(job).collect();
         (go, jobs)

@@ -234,6 +234,12 @@ impl Crew {
         })
     }
 
+    /// The lock itself.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> impl Sized + '_ {
+        lock(&self.state)
+    }
+
     /// What a thread of the pool does.
     fn work(self: Arc<Self>) {
         EMPLOYER.set(Arc::as_ptr(&self));

@@ -138,7 +138,7 @@ impl<T: Send> Job<T> {
                 return Err(Box::new("this greenlet is unwinding and cannot wait for a job to end"));
             }
         }
-        Ok(self.take()?)
+        self.take()
     }
 
     /// As [`join`](Self::join), for no longer than `duration`.

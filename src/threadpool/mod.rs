@@ -380,3 +380,68 @@ impl Drop for WithdrawOnUnwind<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// What the child finds; it must not panic, since the harness is not there.
+    fn child(pool: &ThreadPool, running: Job<()>, queued: Job<i32>) -> Result<(), &'static str> {
+        let told = |error: Option<unwind::Payload>| {
+            error.and_then(|text| text.downcast::<&str>().ok()).is_some_and(|text| text.contains("parent"))
+        };
+        if !told(running.join().err()) || !told(queued.join().err()) {
+            return Err("a job of the parent is not refused");
+        }
+        if (pool.threads(), pool.len(), pool.max(), pool.idle_timeout()) != (0, 0, 1, Duration::from_secs(1))
+        {
+            return Err("the pool does not start anew with the same settings");
+        }
+        let jobs = [pool.enqueue(|| 1).0, pool.enqueue(|| 2).0];
+        while !jobs.iter().all(Job::is_ready) {}
+        let sum: i32 = jobs.into_iter().map(|job| job.join().unwrap_or(0)).sum();
+        if sum == 3 { Ok(()) } else { Err("jobs of the child do not run") }
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "forks")]
+    fn a_forked_child_has_a_pool_of_its_own_even_if_the_parents_was_locked() {
+        let pool = ThreadPool::new(1);
+        pool.set_idle_timeout(Duration::from_secs(1));
+        let (go, may_go) = mpsc::channel::<()>();
+        let running = pool.spawn(move || assert!(may_go.recv().is_err()));
+        let (queued, placed) = pool.enqueue(|| 5);
+        assert!(placed == Placed::Waits);
+        let locked = pool.crew().hold();
+        // SAFETY: the child allocates, which the C library allows after a fork, starts threads, which it does in practice, and leaves by
+        // _exit. It touches no hub.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: ends the child, should it hang.
+            unsafe { libc::alarm(60) };
+            after_fork_in_child();
+            let status = match child(&pool, running, queued) {
+                Ok(()) => 0,
+                Err(why) => {
+                    crate::sys::write_stderr(why.as_bytes());
+                    1
+                }
+            };
+            // Its drop must not touch the parent's, either.
+            std::mem::forget(locked);
+            drop(pool);
+            // SAFETY: no preconditions.
+            unsafe { libc::_exit(status) };
+        }
+        drop(locked);
+        let mut status = 0;
+        // SAFETY: `status` is valid for writing.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(status, 0);
+        // The parent's goes on.
+        drop(go);
+        running.join().unwrap();
+        assert_eq!(queued.join().unwrap(), 5);
+    }
+}

@@ -245,7 +245,8 @@ impl<T> ScopedJob<'_, T> {
         if let Some(job) = self.job.take() {
             job.join()?;
         }
-        lock(&self.slot.result).take().expect("a job ends after its result is stored, which is taken once")
+        // A job that ended well has run, and has left its result here.
+        lock(&self.slot.result).take().unwrap_or_else(|| Err(Box::new(GreenletExit)))
     }
 
     /// Whether the job has ended, so that `join` would not wait.
