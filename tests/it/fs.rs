@@ -38,7 +38,6 @@ impl Drop for Dir {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "shorter calls")]
 fn kind<T: std::fmt::Debug>(result: std::io::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
 }
