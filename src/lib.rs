@@ -28,6 +28,7 @@
 //!
 //! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`sleep`], [`timeout`], [`scope()`] for those that
 //!   borrow, [`unblock`] for work that can only block.
+//! - **OS threads**: [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
 //! - **Sockets**: [`net`], with std's types and methods; [`server::StreamServer`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
 //!

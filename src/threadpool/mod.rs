@@ -16,6 +16,9 @@
 //! Jobs begin in the order in which they came. A job that has begun cannot be stopped: a greenlet that is killed or runs out of time while it
 //! waits for one abandons it, and its result is dropped over there.
 //!
+//! A job that needs another one of its own pool runs it itself if no thread is free, so a pool cannot block itself. Two pools can, if the jobs of each
+//! wait for jobs of the other.
+//!
 //! Pools work from any thread: from the greenlets of several hubs, and from threads that have none.
 //!
 //! # Fork
