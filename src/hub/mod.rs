@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 mod descriptors;
+mod masked;
 mod poller;
 mod report;
 mod run;
@@ -34,6 +35,7 @@ use crate::sys::clock::{self, Nanos};
 use crate::sys::{self};
 use crate::task::{Body, Ended, Home, Kind, Listener, Origin, Reason, State, Task, TaskRef, Waker};
 
+pub(crate) use self::masked::Masked;
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
 use self::run::{CHECKS_PER_TURN, RESUMES_PER_CHECK};

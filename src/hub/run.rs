@@ -171,6 +171,16 @@ impl Hub {
         }
     }
 
+    /// Waits for a message from another thread, and for nothing else.
+    pub(super) fn sleep_until_mail(&self) {
+        // First, for who finds the hub asleep must find the alarm set.
+        drop(self.poller());
+        if self.home.fall_asleep() {
+            self.poll(None);
+            self.home.wake_up();
+        }
+    }
+
     pub(super) fn poller(&self) -> RefMut<'_, Poller> {
         RefMut::map(self.poller.borrow_mut(), |slot| {
             self.open_poller(slot).unwrap_or_else(|error| {
@@ -295,7 +305,7 @@ impl Hub {
             self.timers.borrow_mut().forget(task);
         }
         self.unlink(task);
-        task.shared.ended.set(|tell| self.in_loop(tell));
+        task.shared.ended.set_by(|tell| self.in_loop(tell));
         if task.shared.kind == Kind::Coroutine {
             task.settle_parent();
         }

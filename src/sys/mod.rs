@@ -9,6 +9,7 @@ pub(crate) mod clock;
 pub(crate) mod fd;
 pub(crate) mod lock;
 pub(crate) mod mem;
+pub(crate) mod names;
 
 use std::io;
 

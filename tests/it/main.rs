@@ -3,6 +3,8 @@
 //! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
 
 mod channel;
+mod dns;
+mod fs;
 mod future;
 mod generator;
 mod greenlet;
@@ -19,6 +21,7 @@ mod server;
 mod stress;
 mod switch;
 mod sync;
+mod threadpool;
 mod threads;
 mod timeout;
 mod util;
