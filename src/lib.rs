@@ -66,6 +66,7 @@ mod hub;
 mod io;
 pub mod net;
 pub mod server;
+pub mod signal;
 mod switch;
 mod sys;
 mod task;

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["timeout", "switch", "generator", "blocking", "io"],
     &["dns"],
     &["greenlet", "net"],
-    &["server"],
+    &["server", "signal"],
     &["testing"],
 ];
 

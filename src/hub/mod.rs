@@ -34,6 +34,7 @@ use crate::sys::clock::{self, Nanos};
 use crate::sys::{self};
 use crate::task::{Body, Ended, Home, Kind, Origin, Reason, State, Task, TaskRef, Waker};
 
+pub(crate) use self::descriptors::Waits;
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
 use self::run::{CHECKS_PER_TURN, RESUMES_PER_CHECK};

@@ -8,6 +8,8 @@
 pub(crate) mod clock;
 pub(crate) mod fd;
 pub(crate) mod mem;
+pub(crate) mod process;
+pub(crate) mod signal;
 
 use std::io;
 

@@ -11,6 +11,7 @@ mod net_udp;
 mod net_unix;
 mod scope;
 mod server;
+mod signal;
 mod stress;
 mod switch;
 mod threads;
