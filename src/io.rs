@@ -169,16 +169,6 @@ impl<S: AsFd> Io<S> {
         self.run(Direction::Write, what, None, |_| false, write)
     }
 
-    /// As [`Io::read_with`], until `deadline` at most.
-    pub(crate) fn read_until<R>(
-        &self,
-        what: &'static str,
-        deadline: Nanos,
-        read: impl FnMut(&S) -> io::Result<R>,
-    ) -> io::Result<R> {
-        self.run(Direction::Read, what, Some(deadline), |_| false, read)
-    }
-
     /// Reads from a stream socket into a buffer of `len` bytes: less than that means that it is empty now.
     #[inline]
     pub(crate) fn read_stream(

@@ -65,6 +65,7 @@ mod greenlet;
 mod hub;
 mod io;
 pub mod net;
+pub mod process;
 pub mod server;
 pub mod signal;
 mod switch;

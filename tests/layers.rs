@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["dns"],
     &["greenlet", "net"],
     &["server", "signal"],
+    &["process"],
     &["testing"],
 ];
 

@@ -30,7 +30,8 @@ impl Waker {
         }
     }
 
-    fn is(&self, other: &Waker) -> bool {
+    /// Whether both end the same park.
+    pub(crate) fn is(&self, other: &Waker) -> bool {
         self.epoch == other.epoch && self.task.0 == other.task.0
     }
 }

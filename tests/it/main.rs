@@ -9,6 +9,7 @@ mod kill;
 mod net;
 mod net_udp;
 mod net_unix;
+mod process;
 mod scope;
 mod server;
 mod signal;
