@@ -139,7 +139,7 @@ impl Command {
 
     /// Starts the process. Its stdin, stdout and stderr are inherited, unless set otherwise.
     ///
-    /// Blocks the thread until the new program runs; see the [module](super) for why. Does not switch.
+    /// Blocks the thread until the new program runs; see the [module](super) for why, and for how to avoid it. Does not switch.
     ///
     /// # Errors
     ///

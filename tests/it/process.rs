@@ -532,3 +532,11 @@ fn commands_have_what_std_s_have() {
 
     assert_eq!(Command::new("/nonexistent/program").exec().kind(), ErrorKind::NotFound);
 }
+
+#[test]
+fn another_thread_may_start_a_child() {
+    let child = unblock(|| Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn());
+    let mut child = child.unwrap();
+    child.stdin.take().unwrap().write_all(b"hello").unwrap();
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"hello");
+}
