@@ -132,6 +132,9 @@ const CASES: &[Case] = cases! {
     while_somebody_else_handles_a_signal_the_default_action_is_not_back: after_one_of_two, |outcome| {
         outcome.exited_with(0);
     };
+    a_signal_that_has_come_is_handled_before_a_deadlock_is_declared: signal_before_deadlock, |outcome| {
+        outcome.exited_with(0);
+    };
     a_signal_that_was_ignored_is_ignored_again: after_wait_for_ignored, |outcome| outcome.exited_with(0);
     a_handler_that_was_there_before_is_called_too: earlier_handler, |outcome| {
         outcome.exited_with(0);
@@ -391,6 +394,16 @@ fn after_one_of_two() {
     assert_eq!(other.try_wait(), Some(SIGTERM));
     raise(SIGTERM);
     assert_eq!(other.wait().unwrap(), SIGTERM);
+}
+
+fn signal_before_deadlock() {
+    let main = current();
+    let _handler = signal::handle(SIGTERM, move || main.unpark()).unwrap();
+    // Its greenlet waits already, and nobody has looked at I/O since.
+    yield_now();
+    raise(SIGTERM);
+    park();
+    assert!(catch(park).is_err());
 }
 
 fn after_wait_for_ignored() {

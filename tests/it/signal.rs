@@ -248,17 +248,6 @@ fn a_handler_does_not_hide_a_deadlock() {
 }
 
 #[test]
-fn a_signal_that_has_come_is_handled_before_a_deadlock_is_declared() {
-    let _signals = signals();
-    let main = switchgrass::current();
-    let _handler = signal::handle(SIGUSR1, move || main.unpark()).unwrap();
-    // Its greenlet waits already, and nobody has looked at I/O since.
-    yield_now();
-    raise(SIGUSR1).unwrap();
-    park();
-}
-
-#[test]
 fn signals_between_two_waits_are_kept_and_equal_ones_count_once() {
     let _signals = signals();
     let mut both = Signals::new(&[SIGUSR2, SIGUSR1]).unwrap();
