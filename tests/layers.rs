@@ -12,8 +12,8 @@ const LAYERS: &[&[&str]] = &[
     &["wait", "timeout", "switch", "generator", "threadpool", "io"],
     &["dns", "fs", "sync", "channel", "local"],
     &["greenlet", "net"],
-    &["ready"],
-    &["server"],
+    &["ready", "signal"],
+    &["process", "server"],
     &["testing"],
 ];
 

@@ -35,6 +35,7 @@ use crate::sys::clock::{self, Nanos};
 use crate::sys::{self};
 use crate::task::{Body, Ended, Home, Kind, Listener, Origin, Reason, State, Task, TaskRef, Waker};
 
+pub(crate) use self::descriptors::Waits;
 pub(crate) use self::masked::Masked;
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};

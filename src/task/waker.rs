@@ -34,6 +34,7 @@ impl Waker {
         }
     }
 
+    /// Whether both end the same park.
     pub(crate) fn is(&self, other: &Waker) -> bool {
         self.epoch == other.epoch && self.task.0 == other.task.0
     }
