@@ -1,6 +1,6 @@
 //! Who ran when and who woke whom: what `trace` is made of.
 //!
-//! What happens is found out by `watch.rs`, which watches each run while a recording goes on.
+//! What happens is found out by `observe.rs`, which observes each run while a recording goes on.
 //!
 //! One recording goes on in the process, or none. Each hub has a ring of its own in it, which is locked for each event: for the sake of
 //! who stops the recording, on whichever thread. The ring is closed then, and its hub finds out with the next event.

@@ -5,8 +5,8 @@ use std::io;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use super::observe::Next;
 use super::record::Cause;
-use super::watch::Next;
 use super::{Deadlock, Hub, Poller, SlotId};
 use crate::coro::stack::{self, Stack};
 use crate::coro::unwind::AbortIfPanic;
@@ -54,10 +54,10 @@ impl Hub {
                     }
                 }
             }
-            if self.runs_are_watched() {
-                match self.run_watched(&mut next) {
+            if self.runs_are_observed() {
+                match self.run_observed(&mut next) {
                     Next::Main => return Ok(()),
-                    Next::Unwatched => continue,
+                    Next::Unobserved => continue,
                     Next::Turn => {}
                 }
             }
@@ -124,7 +124,7 @@ impl Hub {
     #[cold]
     pub(super) fn check_the_clock(&self) -> bool {
         self.count_anew();
-        if self.runs_are_watched() {
+        if self.runs_are_observed() {
             return false;
         }
         let now = self.read_clock();
@@ -140,7 +140,7 @@ impl Hub {
     /// Looks at I/O: without waiting if something is ready, else until the next deadline.
     pub(super) fn wait_for_events(&self) -> Result<(), Deadlock> {
         if !self.home.ready().is_empty() || self.home.has_mail() {
-            if self.poller.borrow().as_ref().is_some_and(Poller::has_sources) {
+            if self.has_sources() {
                 self.poll(Some(Duration::ZERO));
             }
             self.tidy_up_a_little();
@@ -152,11 +152,16 @@ impl Hub {
             None if self.another_thread_may_wake_us() => Some(LONELY_CHECK),
             // Whoever could have woken us may have done so just now, and gone.
             None if self.home.has_mail() => return Ok(()),
+            // A signal that has come already is still to be handled, though nobody may wait for the next one.
+            None if self.has_sources() => {
+                self.poll(Some(Duration::ZERO));
+                return if self.home.ready().is_empty() { Err(Deadlock) } else { Ok(()) };
+            }
             None => return Err(Deadlock),
         };
         if timeout == Some(Duration::ZERO) {
             // A deadline has passed. Yet I/O has its turn, or short sleeps would starve it.
-            if self.poller.borrow().as_ref().is_some_and(Poller::has_sources) {
+            if self.has_sources() {
                 self.poll(timeout);
             }
             return Ok(());
@@ -188,6 +193,10 @@ impl Hub {
         }
     }
 
+    fn has_sources(&self) -> bool {
+        self.poller.borrow().as_ref().is_some_and(Poller::has_sources)
+    }
+
     pub(super) fn poll(&self, timeout: Option<Duration>) {
         self.home.meter.polls.add(1);
         let began = if self.recorder.is_on() { Some(clock::now()) } else { None };
@@ -196,6 +205,16 @@ impl Hub {
         }
         if let Some(began) = began {
             self.record_poll(began, timeout != Some(Duration::ZERO));
+        }
+    }
+
+    /// Waits for a message from another thread, and for nothing else.
+    pub(super) fn sleep_until_mail(&self) {
+        // First, for who finds the hub asleep must find the alarm set.
+        drop(self.poller());
+        if self.home.fall_asleep() {
+            self.poll(None);
+            self.home.wake_up();
         }
     }
 
@@ -236,6 +255,7 @@ impl Hub {
                 Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
                 Message::Unpark(task) => on(&task, Task::unpark),
                 Message::Record => self.join_recording(),
+                Message::Start(task, at) => on(&task, |task| self.start_at(task, at)),
                 Message::Unreferenced(task) => task.unreferenced(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
                 Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
@@ -299,7 +319,10 @@ impl Hub {
                         Box::new(text)
                     }
                 };
-                self.in_loop(|| task.run_body(Err(end)));
+                self.in_loop(|| {
+                    task.run_body(Err(end));
+                    task.drop_locals();
+                });
                 Turn::Finished
             }
         }
@@ -330,7 +353,7 @@ impl Hub {
             self.timers.borrow_mut().forget(task);
         }
         self.unlink(task);
-        task.shared.ended.set();
+        task.shared.ended.set_by(|tell| self.in_loop(tell));
         if task.shared.kind == Kind::Coroutine {
             task.settle_parent();
         }
@@ -354,5 +377,6 @@ fn run_task(ptr: NonNull<Task>, suspender: &Suspender) {
     let start = task.take_interrupt().map_or(Ok(()), |interrupt| Err(interrupt.into_payload()));
     let guard = AbortIfPanic("a panic reached the root of a greenlet's stack");
     task.run_body(start);
+    task.drop_locals();
     std::mem::forget(guard);
 }

@@ -26,6 +26,7 @@ use super::cells::{self, Cells};
 use super::meter::Meter;
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
+use crate::sys::clock::Nanos;
 
 thread_local! {
     static HERE: Cell<Option<&'static Home>> = const { Cell::new(None) };
@@ -46,6 +47,8 @@ pub(crate) enum Message {
     Interrupt(TaskRef, Payload),
     /// `Handle::unpark`.
     Unpark(TaskRef),
+    /// Start it, if it has not been started: now, or at that time.
+    Start(TaskRef, Option<Nanos>),
     /// Its last handle was dropped over there.
     Unreferenced(TaskRef),
     /// A recording has begun.
@@ -181,7 +184,10 @@ impl Home {
     /// Leaves a message for the hub of that incarnation. If it is gone, so are its tasks: nobody misses it.
     pub(crate) fn post(&self, incarnation: u64, message: Message) {
         if let Some(tell) = here().and_then(|own| own.tell_sent.get())
-            && let Message::Wake(task, _) | Message::Interrupt(task, _) | Message::Unpark(task) = &message
+            && let Message::Wake(task, _)
+            | Message::Interrupt(task, _)
+            | Message::Unpark(task)
+            | Message::Start(task, _) = &message
         {
             tell(task);
         }
@@ -363,9 +369,17 @@ pub(crate) fn idle_workers() -> usize {
     IDLE_WORKERS.load(Ordering::SeqCst)
 }
 
-/// Says how many OS threads of ours have nothing to do.
-pub(crate) fn set_idle_workers(count: usize) {
-    IDLE_WORKERS.store(count, Ordering::SeqCst);
+/// Of some OS threads of ours, so many have nothing to do now, and so many had before.
+pub(crate) fn change_idle_workers(before: usize, now: usize) {
+    // Each side undoes only what it did before, so the sum does not fall below zero, in whichever order.
+    if before != now {
+        IDLE_WORKERS.fetch_add(now.wrapping_sub(before), Ordering::SeqCst);
+    }
+}
+
+/// In a forked child: none of them is here.
+pub(crate) fn forget_idle_workers() {
+    IDLE_WORKERS.store(0, Ordering::SeqCst);
 }
 
 #[inline(always)]

@@ -1,12 +1,12 @@
-//! Watching runs: for samples of the time in the ready queue, and for a recording.
+//! Observing runs: for samples of the time in the ready queue, and for a recording.
 //!
 //! Nothing on the way of a switch, a wake or a spawn knows of this. How many resumptions there were is told by the countdown that leads to
 //! the next look at the clock. What a task did in a run is told by what has changed since: who is at the end of the
 //! ready queue that was not there before was woken by it (or is itself, if it yields), and who has a new id was spawned by it. The loop's own turn
 //! counts as a run, too: there, it was a descriptor, a timer or another thread that woke.
 //!
-//! One run in [`RUNS_PER_SAMPLE`] is watched for samples, which are all that it queues. So each queueing has the same chance to be one, whoever
-//! it is by and however many come at once. (A window that ends with the sample is counted down like any other; then [`Hub::run_watched`] takes the
+//! One run in [`RUNS_PER_SAMPLE`] is observed for samples, which are all that it queues. So each queueing has the same chance to be one, whoever
+//! it is by and however many come at once. (A window that ends with the sample is counted down like any other; then [`Hub::run_observed`] takes the
 //! place of the inner loop for one run.) For a sample, a *place* is put into the queue, just before the task: a task without a stack, so that
 //! the loop comes upon it where it would start one. The time until then is the wait, and the resumptions until then are the length of the
 //! queue. When within the run the task was queued is not known, unless it yielded: it counts as queued in the middle.
@@ -32,7 +32,7 @@ const RUNS_PER_SAMPLE: u32 = 512;
 const SAMPLES_PER_RUN: usize = 8;
 
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct Observer {
     /// Runs until the next that is sampled.
     runs_left: Cell<u32>,
     /// What the distance to the next one is taken from.
@@ -46,7 +46,7 @@ pub(super) struct Watch {
     length: Cell<u64>,
 }
 
-/// A run that is being watched.
+/// A run that is being observed.
 #[derive(Debug)]
 struct Run {
     /// `None`: the loop's.
@@ -66,19 +66,19 @@ struct Place {
     weight: u64,
 }
 
-/// What comes after [`Hub::run_watched`].
+/// What comes after [`Hub::run_observed`].
 pub(super) enum Next {
     /// The thread's own task.
     Main,
-    /// Runs that are not watched.
-    Unwatched,
+    /// Runs that are not observed.
+    Unobserved,
     /// A look at I/O and timers.
     Turn,
 }
 
-impl Default for Watch {
+impl Default for Observer {
     fn default() -> Self {
-        Watch {
+        Observer {
             runs_left: Cell::new(RUNS_PER_SAMPLE),
             random: Cell::new(1),
             run: RefCell::default(),
@@ -112,34 +112,34 @@ impl Hub {
         u64::from(self.window.get() - self.countdown.get())
     }
 
-    /// Counts down anew, to the next look at the clock or to the next sample. To zero, as long as runs are watched.
+    /// Counts down anew, to the next look at the clock or to the next sample. To zero, as long as runs are observed.
     pub(super) fn count_anew(&self) {
-        let runs_left = self.watch.runs_left.get().saturating_sub(self.counted() as u32);
-        self.watch.runs_left.set(runs_left);
+        let runs_left = self.observer.runs_left.get().saturating_sub(self.counted() as u32);
+        self.observer.runs_left.set(runs_left);
         self.resumed.set(self.resumptions());
-        let window = if self.runs_are_watched() { 0 } else { runs_left.min(RESUMES_PER_CHECK) };
+        let window = if self.runs_are_observed() { 0 } else { runs_left.min(RESUMES_PER_CHECK) };
         self.window.set(window);
         self.countdown.set(window);
     }
 
     /// Counts a run that the countdown does not see.
     fn count_run(&self) {
-        self.watch.runs_left.set(self.watch.runs_left.get().saturating_sub(1));
+        self.observer.runs_left.set(self.observer.runs_left.get().saturating_sub(1));
     }
 
-    /// Whether the next run is watched, or one that goes on.
+    /// Whether the next run is observed, or one that goes on.
     #[inline]
-    pub(super) fn runs_are_watched(&self) -> bool {
-        self.recorder.is_on() || self.watch.runs_left.get() == 0 || self.watch.in_a_run.get()
+    pub(super) fn runs_are_observed(&self) -> bool {
+        self.recorder.is_on() || self.observer.runs_left.get() == 0 || self.observer.in_a_run.get()
     }
 
-    /// The inner loop of [`Hub::run`], for runs that are watched.
+    /// The inner loop of [`Hub::run`], for runs that are observed.
     #[cold]
     #[inline(never)]
-    pub(super) fn run_watched(&self, next: &mut Option<NonNull<Task>>) -> Next {
+    pub(super) fn run_observed(&self, next: &mut Option<NonNull<Task>>) -> Next {
         // That of the thread's own task, which ends here.
         self.end_run(Cause::Task);
-        while self.runs_are_watched() {
+        while self.runs_are_observed() {
             let left = self.checks.get();
             if left == 0 {
                 return Next::Turn;
@@ -153,14 +153,14 @@ impl Hub {
                 self.begin_run(self.alive(ptr));
                 return Next::Main;
             }
-            *next = self.resume_watched(ptr);
+            *next = self.resume_observed(ptr);
         }
         self.count_anew();
-        Next::Unwatched
+        Next::Unobserved
     }
 
-    /// [`Hub::resume`], watched.
-    fn resume_watched(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
+    /// [`Hub::resume`], observed.
+    fn resume_observed(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
         let task = self.alive(ptr);
         if task.is_place() {
             return self.resume(ptr);
@@ -172,21 +172,21 @@ impl Hub {
         next
     }
 
-    /// [`Hub::resume`] while the hub closes: watched if it is recorded.
+    /// [`Hub::resume`] while the hub closes: observed if it is recorded.
     pub(super) fn resume_to_close(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
         self.end_run(Cause::Task);
-        if self.recorder.is_on() { self.resume_watched(ptr) } else { self.resume(ptr) }
+        if self.recorder.is_on() { self.resume_observed(ptr) } else { self.resume(ptr) }
     }
 
-    /// From here on a task's run is watched.
+    /// From here on a task's run is observed.
     pub(super) fn begin_run(&self, task: &Task) {
-        self.watch_run(Some(task.to_ref()));
+        self.observe_run(Some(task.to_ref()));
         self.count_anew();
     }
 
-    fn watch_run(&self, task: Option<TaskRef>) {
-        self.watch.in_a_run.set(true);
-        self.watch.run.replace(Some(Run {
+    fn observe_run(&self, task: Option<TaskRef>) {
+        self.observer.in_a_run.set(true);
+        self.observer.run.replace(Some(Run {
             task,
             since: clock::now(),
             last: self.home.ready().last(),
@@ -194,19 +194,19 @@ impl Hub {
         }));
     }
 
-    /// The run that was watched, if there is one, is over.
+    /// The run that was observed, if there is one, is over.
     pub(super) fn end_run(&self, cause: Cause) {
-        let Some(run) = self.watch.run.take() else { return };
-        self.watch.in_a_run.set(false);
+        let Some(run) = self.observer.run.take() else { return };
+        self.observer.in_a_run.set(false);
         self.look_at_run(&run, cause);
-        if self.watch.runs_left.get() == 0 {
+        if self.observer.runs_left.get() == 0 {
             // Marsaglia's xorshift.
-            let mut random = self.watch.random.get();
+            let mut random = self.observer.random.get();
             random ^= random << 13;
             random ^= random >> 17;
             random ^= random << 5;
-            self.watch.random.set(random);
-            self.watch.runs_left.set(RUNS_PER_SAMPLE / 2 + random % RUNS_PER_SAMPLE);
+            self.observer.random.set(random);
+            self.observer.runs_left.set(RUNS_PER_SAMPLE / 2 + random % RUNS_PER_SAMPLE);
         }
     }
 
@@ -214,27 +214,27 @@ impl Hub {
     #[inline]
     pub(super) fn begin_turn(&self) {
         self.count_run();
-        if self.runs_are_watched() {
+        if self.runs_are_observed() {
             self.end_run(Cause::Task);
-            self.watch_run(None);
+            self.observe_run(None);
         }
     }
 
     /// The loop has done a part of its turn.
     #[inline]
     pub(super) fn end_part(&self, cause: Cause) {
-        if self.watch.in_a_run.get()
-            && let Some(run) = self.watch.run.take()
+        if self.observer.in_a_run.get()
+            && let Some(run) = self.observer.run.take()
         {
             self.look_at_run(&run, cause);
-            self.watch_run(None);
+            self.observe_run(None);
         }
     }
 
     /// The loop has done the last part of its turn.
     #[inline]
     pub(super) fn end_turn(&self, cause: Cause) {
-        if self.watch.in_a_run.get() {
+        if self.observer.in_a_run.get() {
             self.end_run(cause);
         }
     }
@@ -245,14 +245,14 @@ impl Hub {
         if self.recorder.is_on() {
             self.record_run(run, until, cause);
         }
-        if self.watch.runs_left.get() == 0 {
+        if self.observer.runs_left.get() == 0 {
             self.sample_run(run, until);
         }
     }
 
     /// Who does what is done now, for a recording.
     pub(super) fn who(&self) -> TaskRef {
-        self.who_of(self.watch.run.borrow().as_ref())
+        self.who_of(self.observer.run.borrow().as_ref())
     }
 
     fn who_of(&self, run: Option<&Run>) -> TaskRef {
@@ -315,7 +315,7 @@ impl Hub {
 
     /// Puts a place into the queue: after `before`, or before all.
     fn put_place(&self, before: Option<NonNull<Task>>, place: Place) {
-        self.watch.places.borrow_mut().push_back(place);
+        self.observer.places.borrow_mut().push_back(place);
         let task = TaskRef::new(self.home, origin(0), 0, NeverRun);
         if let Some(task) = self.local(&task) {
             task.local.state.set(State::Ready);
@@ -333,10 +333,10 @@ impl Hub {
         self.current.set(self.main_ptr);
         // SAFETY: given up to the queue by `sample_run`, which does not have it any more. Nothing of `place` is used after.
         drop(unsafe { TaskRef::from_counted(place.ptr()) });
-        if let Some(place) = self.watch.places.borrow_mut().pop_front() {
+        if let Some(place) = self.observer.places.borrow_mut().pop_front() {
             let wait = clock::now().saturating_sub(place.since);
             self.home.meter.queue_time.add(wait, place.weight);
-            self.watch.length.set(self.resumptions().saturating_sub(place.resumptions));
+            self.observer.length.set(self.resumptions().saturating_sub(place.resumptions));
         }
         Turn::Suspended(None)
     }
@@ -346,7 +346,7 @@ impl Hub {
         let meter = &self.home.meter;
         let (in_use, pooled) = self.stack_counts();
         meter.switches.set(self.resumptions());
-        meter.ready.set(if self.home.ready().is_empty() { 0 } else { self.watch.length.get() });
+        meter.ready.set(if self.home.ready().is_empty() { 0 } else { self.observer.length.get() });
         meter.timers.set(self.timers.borrow().kept() as u64);
         meter.live.set(self.live_count.get() as u64);
         meter.stacks_in_use.set(in_use as u64);
