@@ -11,7 +11,6 @@
 //!
 //! The greenlets' part of the picture is what `switchgrass::trace` has recorded. A row is what happened, not what should have.
 
-use std::env;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io;
@@ -45,12 +44,21 @@ usage: three_models [FILE]
 const TASKS: [(&str, [u64; 5]); 3] =
     [("task A", [20, 60, 20, 40, 10]), ("task B", [10, 70, 30, 50, 10]), ("task C", [30, 40, 10, 60, 20])];
 
-/// One piece of a row: working, or waiting.
+/// What a task does for a while.
+#[derive(Clone, Copy, PartialEq)]
+enum Does {
+    Work,
+    Wait,
+    /// It could work, but another one does.
+    Queue,
+}
+
+/// One piece of a row.
 #[derive(Clone, Copy)]
 struct Segment {
     from: Duration,
     to: Duration,
-    works: bool,
+    does: Does,
 }
 
 /// What one task did.
@@ -81,24 +89,25 @@ fn rounds_per_milli() -> u64 {
 }
 
 /// Runs the task, with `sleep` to wait, and tells of each piece when it is over.
-fn run(pieces: [u64; 5], amount: u64, sleep: fn(Duration), mut done: impl FnMut(bool)) {
+fn run(pieces: [u64; 5], amount: u64, sleep: fn(Duration), mut done: impl FnMut(Does)) {
     for (i, millis) in pieces.into_iter().enumerate() {
-        let works = i % 2 == 0;
-        if works {
+        if i % 2 == 0 {
             work(amount, millis);
+            done(Does::Work);
         } else {
             sleep(Duration::from_millis(millis));
+            done(Does::Wait);
         }
-        done(works);
     }
 }
 
 /// A task that keeps its own record, where nobody else does.
+#[expect(clippy::disallowed_methods, reason = "this is the row of a thread, which has nobody else to run")]
 fn recorded(start: Instant, name: &'static str, pieces: [u64; 5], amount: u64) -> Row {
     let (mut segments, mut from) = (Vec::new(), start.elapsed());
-    run(pieces, amount, thread::sleep, |works| {
+    run(pieces, amount, thread::sleep, |does| {
         let to = start.elapsed();
-        segments.push(Segment { from, to, works });
+        segments.push(Segment { from, to, does });
         from = to;
     });
     Row { name, segments }
@@ -139,34 +148,37 @@ fn greenlets(amount: u64) -> Result<Panel, Failure> {
     Ok(Panel { title: "on greenlets", rows: TASKS.map(|(name, _)| row_of(&trace, name)).into() })
 }
 
-/// The row of one greenlet: it works while it runs, and waits after a run that ended in a wait.
+/// The row of one greenlet: it works while it runs, waits after a run that ended in a wait, and queues when it has been woken. (A sleep that ends while
+/// another one works lasts until the loop hears of it, after that.)
 fn row_of(trace: &Trace, name: &'static str) -> Row {
     let id = trace.tasks().iter().find(|task| task.name.as_deref() == Some(name)).map(|task| task.id);
-    let (mut segments, mut waits_since) = (Vec::new(), None);
+    let (mut segments, mut before) = (Vec::new(), None);
     for event in trace.events().iter().filter(|event| Some(event.task) == id) {
-        match &event.what {
+        // What it did until now, and what it does from now on.
+        let (to, next) = match &event.what {
+            What::Woken { .. } => (event.at, Some((event.at, Does::Queue))),
             What::Ran { time, then } => {
-                let to = event.at + *time;
-                segments.push(Segment { from: event.at, to, works: true });
-                waits_since = matches!(then, Then::Waited(_)).then_some(to);
+                let end = event.at + *time;
+                (event.at, matches!(then, Then::Waited(_)).then_some((end, Does::Wait)))
             }
-            // Awake, yet it runs only when the one before it waits: a gap in the picture.
-            What::Woken { .. } => {
-                if let Some(from) = waits_since.take() {
-                    segments.push(Segment { from, to: event.at, works: false });
-                }
-            }
-            _ => {}
+            _ => continue,
+        };
+        if let Some((from, does)) = before {
+            segments.push(Segment { from, to, does });
         }
+        if let What::Ran { time, .. } = event.what {
+            segments.push(Segment { from: event.at, to: event.at + time, does: Does::Work });
+        }
+        before = next;
     }
     Row { name, segments }
 }
 
 impl Panel {
     /// How many are under way, work, or wait at the same time, at most.
-    fn at_once(&self, counts: impl Fn(&Segment) -> bool) -> usize {
+    fn at_once(&self, counts: impl Fn(Does) -> bool) -> usize {
         let mut changes: Vec<(Duration, i32)> = Vec::new();
-        for segment in self.rows.iter().flat_map(|row| &row.segments).filter(|segment| counts(segment)) {
+        for segment in self.rows.iter().flat_map(|row| &row.segments).filter(|segment| counts(segment.does)) {
             changes.extend([(segment.from, 1), (segment.to, -1)]);
         }
         // Where one ends and the next begins, there are not two.
@@ -187,8 +199,14 @@ impl Panel {
     }
 }
 
-const WORKS: &str = "#2a7f4f";
-const WAITS: &str = "#f2d9a0";
+fn color(does: Does) -> &'static str {
+    match does {
+        Does::Work => "#2a7f4f",
+        Does::Wait => "#f2d9a0",
+        Does::Queue => "#ffffff",
+    }
+}
+
 const LEFT: f64 = 90.0;
 const WIDTH: f64 = 900.0;
 const ROW: f64 = 26.0;
@@ -219,13 +237,11 @@ fn draw(panels: &[Panel]) -> Document {
         .add(text("The same three tasks in three ways", 20.0, 30.0, 20));
 
     let mut legend = Group::new();
-    for (i, (color, what)) in
-        [(WORKS, "works"), (WAITS, "waits"), ("none", "could work, but another one does")]
-            .into_iter()
-            .enumerate()
-    {
+    let meanings =
+        [(Does::Work, "works"), (Does::Wait, "waits"), (Does::Queue, "could work, but another one does")];
+    for (i, (does, meaning)) in meanings.into_iter().enumerate() {
         let at = LEFT + 420.0 + 100.0 * i as f64;
-        legend = legend.add(bar(at, 16.0, 22.0, color)).add(text(what, at + 28.0, 30.0, 13));
+        legend = legend.add(bar(at, 16.0, 22.0, color(does))).add(text(meaning, at + 28.0, 30.0, 13));
     }
     picture = picture.add(legend);
 
@@ -237,14 +253,9 @@ fn draw(panels: &[Panel]) -> Document {
         for (j, row) in panel.rows.iter().enumerate() {
             let y = top + 12.0 + ROW * j as f64;
             picture = picture.add(text(row.name, 20.0, y + 13.0, 13));
-            // From its first piece to the last: what is not covered is neither work nor waiting.
-            if let (Some(first), Some(last)) = (row.segments.first(), row.segments.last()) {
-                let (from, to) = (x(millis(first.from)), x(millis(last.to)));
-                picture = picture.add(bar(from, y, to - from, "none"));
-            }
             for segment in &row.segments {
                 let (from, to) = (x(millis(segment.from)), x(millis(segment.to)));
-                picture = picture.add(bar(from, y, to - from, if segment.works { WORKS } else { WAITS }));
+                picture = picture.add(bar(from, y, to - from, color(segment.does)));
             }
         }
         // The axis: a mark each 100 ms.
@@ -289,7 +300,7 @@ fn run_all() -> Result<ExitCode, Failure> {
     let panels = [one_after_the_other(amount), threads(amount), greenlets(amount)?];
 
     for panel in &panels {
-        let (under_way, wait) = (panel.at_once(|_| true), panel.at_once(|segment| !segment.works));
+        let (under_way, wait) = (panel.at_once(|_| true), panel.at_once(|does| does == Does::Wait));
         say!("{}:", panel.title);
         say!(
             "  tasks that are under way at the same time: {}",
@@ -298,7 +309,7 @@ fn run_all() -> Result<ExitCode, Failure> {
         say!("  tasks that wait at the same time: {}", if wait > 1 { "several" } else { "one" });
     }
     let [one, threads, greenlets] = &panels;
-    say!("greenlets that work at the same time: {}", greenlets.at_once(|segment| segment.works));
+    say!("greenlets that work at the same time: {}", greenlets.at_once(|does| does == Does::Work));
     let sooner = |panel: &Panel| if panel.end() < one.end() { "sooner" } else { "not sooner" };
     say!("than one after the other: threads are done {}, greenlets {}", sooner(threads), sooner(greenlets));
 
