@@ -9,7 +9,8 @@
 //! it is by and however many come at once. (A window that ends with the sample is counted down like any other; then [`Hub::run_observed`] takes the
 //! place of the inner loop for one run.) For a sample, a *place* is put into the queue, just before the task: a task without a stack, so that
 //! the loop comes upon it where it would start one. The time until then is the wait, and the resumptions until then are the length of the
-//! queue. When within the run the task was queued is not known, unless it yielded: it counts as queued in the middle.
+//! queue. When within the run the task was queued is not known: it counts as queued in the middle, but at the end if it yielded, or if the
+//! loop has queued it, whose turn begins with sleep.
 //!
 //! What goes by the queue is not measured: a task that somebody switches to explicitly.
 
@@ -160,6 +161,7 @@ impl Hub {
     }
 
     /// [`Hub::resume`], observed.
+    #[inline(never)]
     fn resume_observed(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
         let task = self.alive(ptr);
         if task.is_place() {
@@ -174,7 +176,6 @@ impl Hub {
 
     /// [`Hub::resume`] while the hub closes: observed if it is recorded.
     pub(super) fn resume_to_close(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
-        self.end_run(Cause::Task);
         if self.recorder.is_on() { self.resume_observed(ptr) } else { self.resume(ptr) }
     }
 
@@ -301,8 +302,8 @@ impl Hub {
             // The middle one of each group stands for it.
             if index == queued * (2 * taken + 1) / (2 * samples) {
                 let weight = queued * (taken + 1) / samples - queued * taken / samples;
-                let yields = run.task.as_ref().is_some_and(|own| own.is(task));
-                let since = if yields { until } else { Nanos::midpoint(run.since, until) };
+                let at_the_end = run.task.as_ref().is_none_or(|own| own.is(task));
+                let since = if at_the_end { until } else { Nanos::midpoint(run.since, until) };
                 self.put_place(
                     before,
                     Place { since, resumptions: self.resumptions(), weight: weight as u64 },

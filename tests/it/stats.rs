@@ -146,6 +146,19 @@ fn who_yields_behind_others_waits_in_the_queue() {
 }
 
 #[test]
+fn the_sleep_of_the_hub_is_no_time_in_the_queue() {
+    time_limit();
+    const SLEEP: Duration = Duration::from_micros(200);
+    let before = stats::here().queue_time;
+    for _ in 0..5000 {
+        sleep(SLEEP);
+    }
+    let waits = stats::here().queue_time.since(&before);
+    assert!(waits.count() >= 3, "{waits:?}");
+    assert!(waits.quantile(0.5) < SLEEP / 4, "{waits:?}");
+}
+
+#[test]
 fn a_hub_is_seen_from_other_threads_until_its_thread_ends() {
     time_limit();
     let (here, there) = (mpsc::channel(), mpsc::channel::<()>());
