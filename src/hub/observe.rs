@@ -28,7 +28,7 @@ use crate::task::{Kind, Origin, State, Task, TaskRef};
 
 /// On average: the distances vary from half of it to one and a half, so that work which comes in rounds is not always sampled at the
 /// same point. A sample costs about half a microsecond.
-const RUNS_PER_SAMPLE: u32 = 512;
+const RUNS_PER_SAMPLE: u32 = 1024;
 /// Of a run that queued more tasks than these, so many are samples, and each counts for several.
 const SAMPLES_PER_RUN: usize = 8;
 
@@ -67,14 +67,14 @@ struct Place {
     weight: u64,
 }
 
-/// What comes after [`Hub::run_observed`].
+/// What comes after [`Hub::run_observed`], or after a turn of the loop.
 pub(super) enum Next {
     /// The thread's own task.
     Main,
-    /// Runs that are not observed.
-    Unobserved,
-    /// A look at I/O and timers.
-    Turn,
+    /// Runs that are not observed. The first is that of the target of a switch, if there is one.
+    Runs(Option<NonNull<Task>>),
+    /// A look at I/O and timers, and then the same.
+    Turn(Option<NonNull<Task>>),
 }
 
 impl Default for Observer {
@@ -137,27 +137,28 @@ impl Hub {
     /// The inner loop of [`Hub::run`], for runs that are observed.
     #[cold]
     #[inline(never)]
-    pub(super) fn run_observed(&self, next: &mut Option<NonNull<Task>>) -> Next {
+    pub(super) fn run_observed(&self, mut next: Option<NonNull<Task>>) -> Next {
         // That of the thread's own task, which ends here.
         self.end_run(Cause::Task);
         while self.runs_are_observed() {
             let left = self.checks.get();
             if left == 0 {
-                return Next::Turn;
+                return Next::Turn(next);
             }
             self.checks.set(left - 1);
-            let Some(ptr) = next.take().or_else(|| self.home.ready().pop_front()) else { return Next::Turn };
+            let Some(ptr) = next.take().or_else(|| self.home.ready().pop_front()) else {
+                return Next::Turn(None);
+            };
             self.resumed.set(self.resumed.get().wrapping_add(1));
             if ptr == self.main_ptr {
-                self.current.set(ptr);
                 self.count_run();
                 self.begin_run(self.alive(ptr));
                 return Next::Main;
             }
-            *next = self.resume_observed(ptr);
+            next = self.resume_observed(ptr);
         }
         self.count_anew();
-        Next::Unobserved
+        Next::Runs(next)
     }
 
     /// [`Hub::resume`], observed.
@@ -241,6 +242,7 @@ impl Hub {
     }
 
     #[cold]
+    #[inline(never)]
     fn look_at_run(&self, run: &Run, cause: Cause) {
         let until = clock::now();
         if self.recorder.is_on() {
@@ -328,6 +330,7 @@ impl Hub {
 
     /// The loop has come to a place in the queue.
     #[cold]
+    #[inline(never)]
     pub(super) fn arrive_at_place(&self, place: &Task) -> Turn {
         // This was no resumption, and nobody runs.
         self.resumed.set(self.resumed.get().wrapping_sub(1));

@@ -204,7 +204,7 @@ impl Hub {
     /// The thread's own task runs from here on.
     pub(super) fn main_runs(&self) {
         if self.recorder.is_on() {
-            self.begin_run(self.current());
+            self.begin_run(self.alive(self.main_ptr));
         }
     }
 

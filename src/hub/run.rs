@@ -38,14 +38,11 @@ impl Hub {
     /// Nothing can ever become ready again.
     #[inline(never)]
     pub(super) fn run(&self, mut next: Option<NonNull<Task>>) -> Result<(), Deadlock> {
-        loop {
+        let result = 'turns: loop {
             // The target of a switch, then what is ready, in order; but only so much before the next look at I/O and timers.
             while self.turn_goes_on() {
                 match next.take().or_else(|| self.home.ready().pop_front()) {
-                    Some(task) if task == self.main_ptr => {
-                        self.current.set(task);
-                        return Ok(());
-                    }
+                    Some(task) if task == self.main_ptr => break 'turns Ok(()),
                     Some(task) => next = self.resume(task),
                     None => {
                         // That was none.
@@ -54,36 +51,45 @@ impl Hub {
                     }
                 }
             }
-            if self.runs_are_observed() {
-                match self.run_observed(&mut next) {
-                    Next::Main => return Ok(()),
-                    Next::Unobserved => continue,
-                    Next::Turn => {}
-                }
+            match self.between_runs(next.take()) {
+                Ok(Next::Runs(target) | Next::Turn(target)) => next = target,
+                Ok(Next::Main) => break Ok(()),
+                Err(deadlock) => break Err(deadlock),
             }
-            if let Some(target) = next.take() {
-                // SAFETY: a switch goes to a task that is alive, and nobody has run since.
-                self.run_next(unsafe { target.as_ref() });
-            }
+        };
+        // Who goes on, if with an error.
+        self.current.set(self.main_ptr);
+        result
+    }
 
-            self.publish();
-            self.begin_turn();
-            let waited = self.in_loop(|| {
-                let waited = self.wait_for_events();
-                self.end_part(Cause::Descriptor);
-                self.fire_timers();
-                self.end_part(Cause::Timer);
-                self.read_mail();
-                self.end_turn(Cause::Thread);
-                waited
-            });
-            if let Err(deadlock) = waited {
-                // The thread's own task goes on, with the error.
-                self.current.set(self.main_ptr);
-                self.main_runs();
-                return Err(deadlock);
+    /// What is due when runs do not just go on: those that are to be observed, or a look at I/O and timers. Apart from the loop, which is
+    /// the faster for it.
+    #[inline(never)]
+    fn between_runs(&self, mut next: Option<NonNull<Task>>) -> Result<Next, Deadlock> {
+        if self.runs_are_observed() {
+            match self.run_observed(next) {
+                Next::Turn(target) => next = target,
+                other => return Ok(other),
             }
         }
+        if let Some(target) = next {
+            self.run_next(self.alive(target));
+        }
+        self.publish();
+        self.begin_turn();
+        let waited = self.in_loop(|| {
+            let waited = self.wait_for_events();
+            self.end_part(Cause::Descriptor);
+            self.fire_timers();
+            self.end_part(Cause::Timer);
+            self.read_mail();
+            self.end_turn(Cause::Thread);
+            waited
+        });
+        if waited.is_err() {
+            self.main_runs();
+        }
+        waited.map(|()| Next::Runs(None))
     }
 
     /// Does something on the loop's own behalf: meanwhile nothing may wait.

@@ -68,7 +68,7 @@ pub(crate) struct Home {
     /// Owner's thread only.
     cells: Cells,
     /// What the hub tells of itself.
-    pub(crate) meter: Meter,
+    pub(crate) meter: Box<Meter>,
     /// Which hub lives here; 0: none.
     incarnation: AtomicU64,
     inbox: Mutex<Vec<Message>>,
@@ -101,7 +101,7 @@ impl Home {
                 ready: ReadyQueue::new(),
                 tell_sent: Cell::new(None),
                 cells: Cells::new(),
-                meter: Meter::default(),
+                meter: Box::default(),
                 incarnation: AtomicU64::new(0),
                 inbox: Mutex::default(),
                 pending: AtomicBool::new(false),
