@@ -36,7 +36,7 @@ pub struct Stats {
     pub ready: usize,
     /// How long those that became ready waited until it was their turn.
     ///
-    /// About one in 500 is measured. So the counts in it say how the waits are spread, not how many there were.
+    /// Estimated from samples: about one in 2,000 is measured, and more of a hub that sleeps often.
     pub queue_time: Histogram,
     /// How many times the hub has asked the system for events.
     pub polls: u64,
@@ -108,7 +108,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// How many durations were counted.
+    /// How many durations there were, by estimate.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }

@@ -6,7 +6,7 @@
 //! counts as a run, too: there, it was a descriptor, a timer or another thread that woke.
 //!
 //! One run in [`RUNS_PER_SAMPLE`] is observed for samples, which are all that it queues. So each queueing has the same chance to be one, whoever
-//! it is by and however many come at once. (A window that ends with the sample is counted down like any other; then [`Hub::run_observed`] takes the
+//! it is by and however many come at once; or, where the chance is greater, it counts less. (A window that ends with the sample is counted down like any other; then [`Hub::run_observed`] takes the
 //! place of the inner loop for one run.) For a sample, a *place* is put into the queue, just before the task: a task without a stack, so that
 //! the loop comes upon it where it would start one. The time until then is the wait, and the resumptions until then are the length of the
 //! queue. When within the run the task was queued is not known: it counts as queued in the middle, but at the end if it yielded, or if the
@@ -27,8 +27,11 @@ use crate::sys::clock::{self, Nanos};
 use crate::task::{Kind, Origin, State, Task, TaskRef};
 
 /// On average: the distances vary from half of it to one and a half, so that work which comes in rounds is not always sampled at the
-/// same point. A sample costs about half a microsecond.
-const RUNS_PER_SAMPLE: u32 = 1024;
+/// same point. A sample costs about 300 ns.
+const RUNS_PER_SAMPLE: u32 = 2048;
+/// A turn of the loop that is about to sleep counts as so many, for it takes some microseconds anyway: or else a hub that does little would be
+/// sampled too rarely to tell anything.
+const RUNS_PER_SLEEP: u32 = 32;
 /// Of a run that queued more tasks than these, so many are samples, and each counts for several.
 const SAMPLES_PER_RUN: usize = 8;
 
@@ -36,6 +39,8 @@ const SAMPLES_PER_RUN: usize = 8;
 pub(super) struct Observer {
     /// Runs until the next that is sampled.
     runs_left: Cell<u32>,
+    /// How many runs one that is sampled stands for.
+    stands_for: Cell<u32>,
     /// What the distance to the next one is taken from.
     random: Cell<u32>,
     run: RefCell<Option<Run>>,
@@ -81,6 +86,7 @@ impl Default for Observer {
     fn default() -> Self {
         Observer {
             runs_left: Cell::new(RUNS_PER_SAMPLE),
+            stands_for: Cell::new(RUNS_PER_SAMPLE),
             random: Cell::new(1),
             run: RefCell::default(),
             in_a_run: Cell::new(false),
@@ -123,9 +129,11 @@ impl Hub {
         self.countdown.set(window);
     }
 
-    /// Counts a run that the countdown does not see.
-    fn count_run(&self) {
-        self.observer.runs_left.set(self.observer.runs_left.get().saturating_sub(1));
+    /// Counts a run that the countdown does not see, and that has so many times the chance of another one to be a sample.
+    fn count_run(&self, times: u32) {
+        let left = self.observer.runs_left.get();
+        self.observer.runs_left.set(left.saturating_sub(times));
+        self.observer.stands_for.set(RUNS_PER_SAMPLE / times);
     }
 
     /// Whether the next run is observed, or one that goes on.
@@ -151,7 +159,7 @@ impl Hub {
             };
             self.resumed.set(self.resumed.get().wrapping_add(1));
             if ptr == self.main_ptr {
-                self.count_run();
+                self.count_run(1);
                 self.begin_run(self.alive(ptr));
                 return Next::Main;
             }
@@ -168,7 +176,7 @@ impl Hub {
         if task.is_place() {
             return self.resume(ptr);
         }
-        self.count_run();
+        self.count_run(1);
         self.begin_run(task);
         let next = self.resume(ptr);
         self.end_run(Cause::Task);
@@ -215,7 +223,8 @@ impl Hub {
     /// The loop begins its turn.
     #[inline]
     pub(super) fn begin_turn(&self) {
-        self.count_run();
+        let sleeps = self.home.ready().is_empty() && !self.home.has_mail();
+        self.count_run(if sleeps { RUNS_PER_SLEEP } else { 1 });
         if self.runs_are_observed() {
             self.end_run(Cause::Task);
             self.observe_run(None);
@@ -303,13 +312,11 @@ impl Hub {
             }
             // The middle one of each group stands for it.
             if index == queued * (2 * taken + 1) / (2 * samples) {
-                let weight = queued * (taken + 1) / samples - queued * taken / samples;
+                let tasks = queued * (taken + 1) / samples - queued * taken / samples;
+                let weight = tasks as u64 * u64::from(self.observer.stands_for.get());
                 let at_the_end = run.task.as_ref().is_none_or(|own| own.is(task));
                 let since = if at_the_end { until } else { Nanos::midpoint(run.since, until) };
-                self.put_place(
-                    before,
-                    Place { since, resumptions: self.resumptions(), weight: weight as u64 },
-                );
+                self.put_place(before, Place { since, resumptions: self.resumptions(), weight });
                 taken += 1;
             }
             before = Some(task.ptr());

@@ -93,13 +93,13 @@ fn deadlines_and_polls_are_counted() {
     assert_eq!(stats::here().timers, 0);
 }
 
-/// One run in 512 is looked at: there are enough of each kind.
+/// One run in 2,048 is looked at: there are enough of each kind.
 #[test]
 fn the_time_in_the_ready_queue_is_that_behind_those_before() {
     time_limit();
     const HELD_UP: Duration = Duration::from_micros(50);
     let before = stats::here().queue_time;
-    for _ in 0..6000 {
+    for _ in 0..8000 {
         let first = spawn(|| compute(HELD_UP));
         let others: Vec<_> = (0..9).map(|_| spawn(|| ())).collect();
         first.join().unwrap();
@@ -116,8 +116,10 @@ fn the_time_in_the_ready_queue_is_that_behind_those_before() {
             .sum()
     };
     // Nine in ten wait for the first; it does not wait, nor does main, which it wakes at its end.
+    let all = 8000 * 11;
+    assert!((all / 5..all * 5).contains(&waits.count()), "{waits:?}");
     let (short, long) = (count(Duration::ZERO, HELD_UP / 2), count(HELD_UP / 2, HOUR));
-    assert!(waits.count() >= 50 && long > 2 * short, "{waits:?}");
+    assert!(long > short, "{waits:?}");
     assert!(waits.quantile(0.9) >= HELD_UP, "{waits:?}");
 }
 
@@ -129,7 +131,7 @@ fn who_yields_behind_others_waits_in_the_queue() {
     let greenlets: Vec<_> = (0..4)
         .map(|_| {
             spawn(|| {
-                for _ in 0..1000 {
+                for _ in 0..2500 {
                     compute(EACH);
                     yield_now();
                 }
@@ -150,7 +152,7 @@ fn the_sleep_of_the_hub_is_no_time_in_the_queue() {
     time_limit();
     const SLEEP: Duration = Duration::from_micros(200);
     let before = stats::here().queue_time;
-    for _ in 0..5000 {
+    for _ in 0..500 {
         sleep(SLEEP);
     }
     let waits = stats::here().queue_time.since(&before);
