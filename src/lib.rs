@@ -59,12 +59,14 @@
 
 mod blocking;
 mod coro;
+mod descriptor;
 mod dns;
 mod generator;
 mod greenlet;
 mod hub;
-mod io;
+pub mod io;
 pub mod net;
+pub mod select;
 pub mod server;
 mod switch;
 mod sys;

@@ -9,9 +9,10 @@ const LAYERS: &[&[&str]] = &[
     &["coro"],
     &["task"],
     &["hub"],
-    &["timeout", "switch", "generator", "blocking", "io"],
-    &["dns"],
+    &["timeout", "switch", "generator", "blocking", "descriptor"],
+    &["dns", "select"],
     &["greenlet", "net"],
+    &["io"],
     &["server"],
     &["testing"],
 ];

@@ -10,6 +10,7 @@ mod net;
 mod net_udp;
 mod net_unix;
 mod scope;
+mod select;
 mod server;
 mod stress;
 mod switch;
