@@ -8,7 +8,9 @@ use std::net::Shutdown;
 
 use crate::coro::unwind;
 use crate::greenlet::scope;
+use crate::hub::hub;
 use crate::net::{TcpStream, UnixStream};
+use crate::task::Reason;
 
 /// A stream of two directions that end apart: a connection.
 ///
@@ -47,12 +49,11 @@ impl Duplex for UnixStream {
 /// # Errors
 ///
 /// The first of either direction. Both streams are shut down then, which ends the other direction as well: half of a conversation is
-/// of no use, and who waits for its other half would wait for ever.
+/// of no use, and who waits for its other half would wait for ever. In a destructor that runs while its greenlet unwinds: at once.
 ///
 /// # Panics
 ///
-/// If `read` or `write` of a stream does, after the other direction has ended. In a destructor that runs while its greenlet unwinds, as
-/// [`Scope::spawn`](crate::Scope::spawn).
+/// If `read` or `write` of a stream does, after the other direction has ended.
 ///
 /// # Examples
 ///
@@ -86,6 +87,7 @@ where
     for<'s> &'s A: Read + Write,
     for<'s> &'s B: Read + Write,
 {
+    hub().may_suspend(Reason::new("copy_bidirectional"))?;
     let failed = Cell::new(None);
     let (there, back) = scope(|s| {
         let there = s.spawn(|| pump(a, b, &failed));

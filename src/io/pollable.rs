@@ -3,8 +3,12 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::ChildStdin;
 use std::time::Duration;
 
 use crate::descriptor::{Direction, Io, late};
@@ -19,8 +23,8 @@ use crate::task::Reason;
 /// another crate. The descriptor is made non-blocking while it is in here, and waited for with the hub's epoll (async-io calls
 /// the like `Async`, tokio `AsyncFd`).
 ///
-/// If `T` reads or writes ([`Read`], [`Write`], by itself or by reference), so does this. For other operations there are
-/// [`read_with`](Self::read_with) and [`write_with`](Self::write_with).
+/// If `T` reads or writes ([`Read`], [`Write`]), so does this; by reference too, if it is one of std's types that does. For all other
+/// operations there are [`read_with`](Self::read_with) and [`write_with`](Self::write_with).
 ///
 /// One greenlet may wait to read while another waits to write; a second one in the same direction gets
 /// [`ConcurrentUse`](crate::io::ConcurrentUse). One number in two `Pollable`s (by reference, say) is an error for one of them; what was duplicated (`try_clone`) is not.
@@ -188,39 +192,39 @@ impl<T: AsFd + Write> Write for Pollable<T> {
     }
 }
 
-impl<'a, T: AsFd> Read for &'a Pollable<T>
-where
-    &'a T: Read,
-{
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut source = self.get_ref();
-        self.read_with(|_| source.read(buf))
-    }
+// For std's types only: an implementation for all `T` with `&T: Read` would be recursive (`Pollable<Pollable<…>>`), and have the compiler
+// give up in every program that asks for `&T: Read` with a type not known yet.
+macro_rules! by_reference {
+    (Read: $($reader:ty),*; Write: $($writer:ty),*) => {
+        $(impl Read for &Pollable<$reader> {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                self.read_with(|mut source| source.read(buf))
+            }
 
-    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let mut source = self.get_ref();
-        self.read_with(|_| source.read_vectored(bufs))
-    }
+            fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+                self.read_with(|mut source| source.read_vectored(bufs))
+            }
+        })*
+
+        $(impl Write for &Pollable<$writer> {
+            fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+                self.write_with(|mut source| source.write(buf))
+            }
+
+            fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+                self.write_with(|mut source| source.write_vectored(bufs))
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                self.write_with(|mut source| source.flush())
+            }
+        })*
+    };
 }
 
-impl<'a, T: AsFd> Write for &'a Pollable<T>
-where
-    &'a T: Write,
-{
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let mut source = self.get_ref();
-        self.write_with(|_| source.write(buf))
-    }
-
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut source = self.get_ref();
-        self.write_with(|_| source.write_vectored(bufs))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let mut source = self.get_ref();
-        self.write_with(|_| source.flush())
-    }
+by_reference! {
+    Read: File, io::PipeReader, TcpStream, UnixStream;
+    Write: File, io::PipeWriter, ChildStdin, TcpStream, UnixStream
 }
 
 impl<T: AsFd> AsFd for Pollable<T> {

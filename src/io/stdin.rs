@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, BufRead, Lines, Read};
+use std::marker::PhantomData;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -52,36 +53,337 @@ const CHUNK: usize = 8 * 1024;
 /// # std::io::Result::Ok(())
 /// ```
 pub fn stdin() -> Stdin {
-    Stdin { _private: () }
+    Stdin { stds: io::stdin() }
 }
 
 /// A handle on the standard input; see [`stdin`].
 #[derive(Debug)]
 pub struct Stdin {
-    _private: (),
+    stds: io::Stdin,
 }
 
 impl Stdin {
     /// Takes the input for more than one operation. Others wait until the guard is dropped, in the order in which they came. May switch.
     ///
-    /// In a destructor that runs while its greenlet unwinds nothing can be waited for: if somebody else has the input, reading from the
+    /// In a destructor that runs while its greenlet unwinds, nothing can be waited for: if somebody else has the input then, reading from the
     /// guard is an error.
     pub fn lock(&self) -> StdinLock<'static> {
-        StdinLock { held: Held::take().ok(), stdin: self.as_static() }
+        StdinLock { held: Held::take().ok(), stds: io::stdin(), scope: PhantomData }
     }
 
     /// Appends one line to `buf`, with its `\n` if it has one, and tells how many bytes that were: 0 is the end. May switch.
     ///
     /// # Errors
     ///
-    /// Those of the system. `InvalidData` if the line, which is gone then, is not UTF-8.
+    /// Those of the system. `InvalidData` if the line is not UTF-8; it is gone then.
     pub fn read_line(&self, buf: &mut String) -> io::Result<usize> {
         self.lock().read_line(buf)
     }
 
-    /// All lines until the end, without their `\n`. The input is [locked](Self::lock) until the iterator is dropped.
+    /// All lines until the end, without their `\n`. The input is [locked](Self::lock) until the iterator is dropped. May switch.
     #[must_use = "iterators are lazy and do nothing unless consumed"]
     pub fn lines(self) -> Lines<StdinLock<'static>> {
         self.lock().lines()
+    }
+}
+
+/// The standard input while others wait for it, with the methods of [`BufRead`]; see [`Stdin::lock`].
+pub struct StdinLock<'a> {
+    /// `None`: it was lost to a kill during a read, or was not to be had while unwinding.
+    held: Option<Held>,
+    stds: io::Stdin,
+    scope: PhantomData<&'a ()>,
+}
+
+impl StdinLock<'_> {
+    fn buffer(&mut self) -> io::Result<&mut Buffer> {
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => Held::take()?,
+        };
+        Ok(&mut self.held.insert(held).buffer)
+    }
+
+    /// Reads some more into the buffer; 0 is the end.
+    fn fill(&mut self) -> io::Result<usize> {
+        loop {
+            match self.fill_once() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Closed, which counts as empty.
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Ok(0),
+                // Somebody has made it non-blocking, and somebody else was faster.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn fill_once(&mut self) -> io::Result<usize> {
+        wait_for_one(self.stds.as_fd(), PollFlags::READABLE, None, "read of stdin, fd")?;
+        if !sys::fd::is_file(self.stds.as_fd()) {
+            return self.buffer()?.read_more();
+        }
+        self.buffer()?;
+        let mut held = self.held.take().expect("it was just made sure of");
+        // The buffer goes along. Should we be killed meanwhile, it is given back over there, with what was read.
+        let (held, result) = unblock_for(Reason::new("read of stdin"), move || {
+            let result = held.buffer.read_more();
+            (held, result)
+        });
+        self.held = Some(held);
+        result
+    }
+}
+
+impl BufRead for StdinLock<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        hub().be_fair();
+        if self.buffer()?.unread().is_empty() {
+            self.fill()?;
+        }
+        Ok(self.buffer()?.unread())
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if let Some(held) = &mut self.held {
+            held.buffer.consume(amount);
+        }
+    }
+
+    /// Takes nothing out before all of it is there: who is killed meanwhile has taken nothing.
+    fn read_until(&mut self, byte: u8, out: &mut Vec<u8>) -> io::Result<usize> {
+        hub().be_fair();
+        let mut searched = 0;
+        loop {
+            let buffer = self.buffer()?;
+            let unread = buffer.unread();
+            let found = unread[searched..].iter().position(|&other| other == byte);
+            searched = found.map_or(unread.len(), |place| searched + place + 1);
+            if found.is_some() || self.fill()? == 0 {
+                let buffer = self.buffer()?;
+                out.extend_from_slice(&buffer.unread()[..searched]);
+                buffer.consume(searched);
+                return Ok(searched);
+            }
+        }
+    }
+
+    fn read_line(&mut self, out: &mut String) -> io::Result<usize> {
+        let mut line = Vec::new();
+        let len = self.read_until(b'\n', &mut line)?;
+        let line = String::from_utf8(line)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8"))?;
+        out.push_str(&line);
+        Ok(len)
+    }
+}
+
+impl Read for StdinLock<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let len = self.fill_buf()?.read(buf)?;
+        self.consume(len);
+        Ok(len)
+    }
+}
+
+impl Read for &Stdin {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.lock().read(buf)
+    }
+
+    fn read_to_end(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        self.lock().read_to_end(buf)
+    }
+
+    fn read_to_string(&mut self, buf: &mut String) -> io::Result<usize> {
+        self.lock().read_to_string(buf)
+    }
+
+    fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        self.lock().read_exact(buf)
+    }
+}
+
+impl Read for Stdin {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buf)
+    }
+
+    fn read_to_end(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        (&*self).read_to_end(buf)
+    }
+
+    fn read_to_string(&mut self, buf: &mut String) -> io::Result<usize> {
+        (&*self).read_to_string(buf)
+    }
+
+    fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        (&*self).read_exact(buf)
+    }
+}
+
+impl AsFd for Stdin {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stds.as_fd()
+    }
+}
+
+impl AsRawFd for Stdin {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stds.as_raw_fd()
+    }
+}
+
+impl AsFd for StdinLock<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stds.as_fd()
+    }
+}
+
+impl AsRawFd for StdinLock<'_> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stds.as_raw_fd()
+    }
+}
+
+impl fmt::Debug for StdinLock<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StdinLock").finish_non_exhaustive()
+    }
+}
+
+// ---- The one buffer -----------------------------------------------------------------------------------------------------------
+
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    /// Before this, they have been read.
+    start: usize,
+}
+
+impl Buffer {
+    fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.start = (self.start + amount).min(self.bytes.len());
+        if self.start == self.bytes.len() {
+            *self = Buffer { bytes: mem::take(&mut self.bytes), start: 0 };
+            self.bytes.clear();
+            // A very long line is no reason to keep so much.
+            self.bytes.shrink_to(2 * CHUNK);
+        }
+    }
+
+    fn read_more(&mut self) -> io::Result<usize> {
+        self.bytes.drain(..mem::take(&mut self.start));
+        let len = self.bytes.len();
+        self.bytes.resize(len + CHUNK, 0);
+        let result = sys::fd::read(io::stdin().as_fd(), &mut self.bytes[len..]);
+        self.bytes.truncate(len + *result.as_ref().unwrap_or(&0));
+        result
+    }
+}
+
+/// Where the buffer is when nobody reads, and who waits for it.
+struct Shared {
+    buffer: Option<Buffer>,
+    waiting: VecDeque<(Ticket, Waker)>,
+    last_ticket: Ticket,
+    /// The buffer is meant for this one, who has been woken.
+    called: Option<Ticket>,
+}
+
+type Ticket = u64;
+
+static SHARED: Mutex<Shared> = Mutex::new(Shared {
+    buffer: Some(Buffer { bytes: Vec::new(), start: 0 }),
+    waiting: VecDeque::new(),
+    last_ticket: 0,
+    called: None,
+});
+
+fn shared() -> MutexGuard<'static, Shared> {
+    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn take(&mut self, ticket: Option<Ticket>) -> Option<Held> {
+        let buffer = self.buffer.take_if(|_| self.called == ticket)?;
+        self.called = None;
+        Some(Held { buffer })
+    }
+
+    fn call_next(&mut self) {
+        if let Some((ticket, waker)) = self.waiting.pop_front() {
+            self.called = Some(ticket);
+            waker.wake();
+        }
+    }
+}
+
+/// The buffer in the hands of who reads. Dropping it gives it to the next, on whichever thread that happens.
+struct Held {
+    buffer: Buffer,
+}
+
+impl Held {
+    fn take() -> Result<Held, Unwinding> {
+        if let Some(held) = shared().take(None) {
+            return Ok(held);
+        }
+        let reason = Reason::new("lock of stdin");
+        let hub = hub();
+        hub.may_suspend(reason)?;
+        // Who has it may be on another thread.
+        let _outside = hub.outside_wait();
+        let place = {
+            let mut shared = shared();
+            if let Some(held) = shared.take(None) {
+                return Ok(held);
+            }
+            shared.last_ticket += 1;
+            let ticket = shared.last_ticket;
+            shared.waiting.push_back((ticket, hub.waker()));
+            InQueue(ticket)
+        };
+        loop {
+            hub.park(reason, NEVER)?;
+            let mut shared = shared();
+            if let Some(held) = shared.take(Some(place.0)) {
+                // Before `place` is dropped, which locks it again.
+                drop(shared);
+                return Ok(held);
+            }
+            for (_, waker) in shared.waiting.iter_mut().filter(|(ticket, _)| *ticket == place.0) {
+                *waker = hub.waker();
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut shared = shared();
+        shared.buffer = Some(mem::take(&mut self.buffer));
+        shared.call_next();
+    }
+}
+
+/// Leaves the queue, or passes the call on, if the wait ends by unwinding.
+struct InQueue(Ticket);
+
+impl Drop for InQueue {
+    fn drop(&mut self) {
+        let mut shared = shared();
+        shared.waiting.retain(|(ticket, _)| *ticket != self.0);
+        if shared.called == Some(self.0) {
+            shared.called = None;
+            shared.call_next();
+        }
     }
 }
