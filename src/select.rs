@@ -113,7 +113,8 @@ impl BitAnd for PollFlags {
 
 impl fmt::Debug for PollFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut names = PollFlags::NAMES.iter().filter(|(flag, _)| self.contains(*flag)).map(|(_, name)| name);
+        let mut names =
+            PollFlags::NAMES.iter().filter(|(flag, _)| self.contains(*flag)).map(|(_, name)| name);
         write!(f, "PollFlags({}", names.next().unwrap_or(&""))?;
         names.try_for_each(|name| write!(f, " | {name}"))?;
         f.write_str(")")
@@ -256,11 +257,7 @@ pub fn select(
     except: &[&dyn AsFd],
     timeout: Option<Duration>,
 ) -> io::Result<Selected> {
-    let lists = [
-        (read, PollFlags::READABLE),
-        (write, PollFlags::WRITABLE),
-        (except, PollFlags::PRIORITY),
-    ];
+    let lists = [(read, PollFlags::READABLE), (write, PollFlags::WRITABLE), (except, PollFlags::PRIORITY)];
     let mut entries: Vec<_> =
         lists.iter().flat_map(|(list, events)| list.iter().map(|fd| entry(fd.as_fd(), *events))).collect();
     let reason = Reason::of("select, number of descriptors:", entries.len() as u64);
@@ -443,11 +440,8 @@ fn interest(events: libc::c_short) -> Interest {
     const PRIORITY: Interest = Interest::PRIORITY;
     #[cfg(not(target_os = "linux"))]
     const PRIORITY: Interest = Interest::READABLE;
-    let wanted = [
-        (libc::POLLIN, Interest::READABLE),
-        (libc::POLLOUT, Interest::WRITABLE),
-        (libc::POLLPRI, PRIORITY),
-    ];
+    let wanted =
+        [(libc::POLLIN, Interest::READABLE), (libc::POLLOUT, Interest::WRITABLE), (libc::POLLPRI, PRIORITY)];
     wanted
         .into_iter()
         .filter(|(flag, _)| events & flag != 0)

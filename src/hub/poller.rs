@@ -131,11 +131,9 @@ impl Poller {
             // The number was registered before and closed while a duplicate of the same description was
             // open: the old registration is still there and becomes ours. Or this is one number in two hands: the first has lost
             // it then, unless it waits just now.
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                self.lose(raw).and_then(|()| {
-                    self.poll.registry().reregister(&mut SourceFd(&raw), token(id), interest)
-                })
-            }
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => self
+                .lose(raw)
+                .and_then(|()| self.poll.registry().reregister(&mut SourceFd(&raw), token(id), interest)),
             result => result,
         };
         if let Err(error) = result {
@@ -156,7 +154,8 @@ impl Poller {
     /// Somebody waits there.
     #[cold]
     fn lose(&mut self, fd: RawFd) -> io::Result<()> {
-        let found = |(index, slot): (usize, &Slot)| (slot.interest.is_some() && slot.fd == fd).then_some(index);
+        let found =
+            |(index, slot): (usize, &Slot)| (slot.interest.is_some() && slot.fd == fd).then_some(index);
         while let Some(index) = self.slots.iter().enumerate().find_map(found) {
             let slot = &mut self.slots[index];
             if slot.sides.iter().any(|side| side.waiter.is_some()) {
@@ -187,7 +186,11 @@ impl Poller {
     }
 
     /// Stops watching a descriptor that is still open and has duplicates.
-    pub(crate) fn deregister(&mut self, fd: BorrowedFd<'_>) {
+    pub(crate) fn deregister(&mut self, id: SlotId, fd: BorrowedFd<'_>) {
+        if self.slot(id).is_none() {
+            // Another registration of the same number has taken its place.
+            return;
+        }
         // Failure means that it was not registered (any more), which is what is wanted.
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::addr::{ToSocketAddrs, each_address};
 use crate::descriptor::macros::{as_std, byte_reader, byte_writer, descriptor, shutdown, timeouts};
-use crate::hub::hub;
 use crate::descriptor::{Direction, Io};
+use crate::hub::hub;
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
 

@@ -5,8 +5,8 @@ use std::net::{self, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use super::addr::{ToSocketAddrs, each_address};
-use crate::descriptor::macros::{as_std, descriptor, timeouts};
 use crate::descriptor::Io;
+use crate::descriptor::macros::{as_std, descriptor, timeouts};
 use crate::sys;
 
 /// A UDP socket; [`std::net::UdpSocket`], cooperative.

@@ -5,6 +5,7 @@
 mod generator;
 mod greenlet;
 mod hub;
+mod io;
 mod kill;
 mod net;
 mod net_udp;

@@ -126,7 +126,8 @@ fn a_fd_may_be_listed_twice_with_different_wishes() {
     drop(fds);
 
     let greenlet = spawn(move || (&other).write_all(b"x").map(|()| other));
-    let mut fds = [PollFd::new(&one, PollFlags::PRIORITY), PollFd::new(&one, READABLE), PollFd::new(&one, READABLE)];
+    let mut fds =
+        [PollFd::new(&one, PollFlags::PRIORITY), PollFd::new(&one, READABLE), PollFd::new(&one, READABLE)];
     assert_eq!(poll(&mut fds, None).unwrap(), 2);
     assert_eq!(fds.map(|fd| fd.revents()), [PollFlags::empty(), READABLE, READABLE]);
     greenlet.join().unwrap().unwrap();
