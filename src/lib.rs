@@ -58,6 +58,7 @@
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod blocking;
+pub mod channel;
 mod coro;
 mod descriptor;
 mod dns;
@@ -69,11 +70,13 @@ pub mod net;
 pub mod select;
 pub mod server;
 mod switch;
+pub mod sync;
 mod sys;
 mod task;
 #[doc(hidden)]
 pub mod testing;
 mod timeout;
+mod wait;
 
 pub use crate::blocking::unblock;
 pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};

@@ -1,7 +1,7 @@
 //! Descriptors of every kind: any that can be waited for ([`Pollable`]), pipes, stdin; and copying from one stream to another.
 //!
 //! Sockets are in [`net`](crate::net); to wait for many descriptors at once, or for one that other code reads, there is
-//! [`select`](crate::select).
+//! [`select`](mod@crate::select).
 //!
 //! **Regular files** are not here: a system has no way to wait for a disk other than to block. That is done on other OS threads, by
 //! `switchgrass::fs`, or by [`unblock`](crate::unblock).

@@ -2,20 +2,20 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, BufRead, Lines, Read};
 use std::marker::PhantomData;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::blocking::unblock_for;
 use crate::hub::{Unwinding, hub};
 use crate::select::{PollFlags, wait_for_one};
 use crate::sys;
 use crate::sys::clock::NEVER;
-use crate::task::{Reason, Waker};
+use crate::sys::lock::{Lock, LockGuard};
+use crate::task::Reason;
+use crate::wait::{Line, Outcome, Queue, wait};
 
 /// How much is read at once, as std does.
 const CHUNK: usize = 8 * 1024;
@@ -292,37 +292,40 @@ impl Buffer {
 /// Where the buffer is when nobody reads, and who waits for it.
 struct Shared {
     buffer: Option<Buffer>,
-    waiting: VecDeque<(Ticket, Waker)>,
-    last_ticket: Ticket,
-    /// The buffer is meant for this one, who has been woken.
-    called: Option<Ticket>,
+    waiting: Queue<Buffer>,
 }
 
-type Ticket = u64;
+struct TheBuffer(Lock<Shared>);
 
-static SHARED: Mutex<Shared> = Mutex::new(Shared {
+static THE_BUFFER: TheBuffer = TheBuffer(Lock::new(Shared {
     buffer: Some(Buffer { bytes: Vec::new(), start: 0 }),
-    waiting: VecDeque::new(),
-    last_ticket: 0,
-    called: None,
-});
+    waiting: Queue::new(),
+}));
 
-fn shared() -> MutexGuard<'static, Shared> {
-    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Line for TheBuffer {
+    type State = Shared;
+    type Item = Buffer;
 
-impl Shared {
-    fn take(&mut self, ticket: Option<Ticket>) -> Option<Held> {
-        let buffer = self.buffer.take_if(|_| self.called == ticket)?;
-        self.called = None;
-        Some(Held { buffer })
+    fn lock(&self) -> &Lock<Shared> {
+        &self.0
     }
 
-    fn call_next(&mut self) {
-        if let Some((ticket, waker)) = self.waiting.pop_front() {
-            self.called = Some(ticket);
-            waker.wake();
+    fn queue(shared: &mut Shared) -> &mut Queue<Buffer> {
+        &mut shared.waiting
+    }
+
+    fn pass_on(&self, mut shared: LockGuard<'_, Shared>, mut buffer: Option<Buffer>) {
+        match shared.waiting.hand_over(|next| *next = buffer.take()) {
+            Some(((), wakeup)) => {
+                drop(shared);
+                wakeup.wake();
+            }
+            None => shared.buffer = buffer,
         }
+    }
+
+    fn reason(&self) -> Reason {
+        Reason::shared("lock of stdin", self)
     }
 }
 
@@ -333,57 +336,22 @@ struct Held {
 
 impl Held {
     fn take() -> Result<Held, Unwinding> {
-        if let Some(held) = shared().take(None) {
-            return Ok(held);
+        let mut shared = THE_BUFFER.0.lock();
+        if let Some(buffer) = shared.buffer.take() {
+            return Ok(Held { buffer });
         }
-        let reason = Reason::new("lock of stdin");
-        let hub = hub();
-        hub.may_suspend(reason)?;
-        // Who has it may be on another thread.
-        let _outside = hub.outside_wait();
-        let place = {
-            let mut shared = shared();
-            if let Some(held) = shared.take(None) {
-                return Ok(held);
+        match wait(&THE_BUFFER, shared, None, NEVER) {
+            Outcome::Chosen(buffer) => {
+                Ok(Held { buffer: buffer.expect("it is the buffer that is handed over") })
             }
-            shared.last_ticket += 1;
-            let ticket = shared.last_ticket;
-            shared.waiting.push_back((ticket, hub.waker()));
-            InQueue(ticket)
-        };
-        loop {
-            hub.park(reason, NEVER)?;
-            let mut shared = shared();
-            if let Some(held) = shared.take(Some(place.0)) {
-                // Before `place` is dropped, which locks it again.
-                drop(shared);
-                return Ok(held);
-            }
-            for (_, waker) in shared.waiting.iter_mut().filter(|(ticket, _)| *ticket == place.0) {
-                *waker = hub.waker();
-            }
+            Outcome::TimedOut(_) => unreachable!("there is no deadline"),
+            Outcome::Unwinding(_) => Err(Unwinding),
         }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut shared = shared();
-        shared.buffer = Some(mem::take(&mut self.buffer));
-        shared.call_next();
-    }
-}
-
-/// Leaves the queue, or passes the call on, if the wait ends by unwinding.
-struct InQueue(Ticket);
-
-impl Drop for InQueue {
-    fn drop(&mut self) {
-        let mut shared = shared();
-        shared.waiting.retain(|(ticket, _)| *ticket != self.0);
-        if shared.called == Some(self.0) {
-            shared.called = None;
-            shared.call_next();
-        }
+        THE_BUFFER.pass_on(THE_BUFFER.0.lock(), Some(mem::take(&mut self.buffer)));
     }
 }

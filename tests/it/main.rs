@@ -2,6 +2,7 @@
 //!
 //! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
 
+mod channel;
 mod generator;
 mod greenlet;
 mod hub;
@@ -15,6 +16,7 @@ mod select;
 mod server;
 mod stress;
 mod switch;
+mod sync;
 mod threads;
 mod timeout;
 mod util;
