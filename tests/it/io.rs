@@ -10,13 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream as StdUnix};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{env, io as std_io, thread};
 
 use switchgrass::io::{self, ConcurrentUse, PipeReader, Pollable, copy_bidirectional, pipe, stdin};
 use switchgrass::net::UnixStream;
 use switchgrass::select::{PollFd, PollFlags, poll};
-use switchgrass::{GreenletExit, scope, spawn, timeout, unblock, yield_now};
+use switchgrass::{GreenletExit, joinall, scope, spawn, timeout, unblock, yield_now};
 
 use crate::net::{is_close_on_exec, is_nonblocking};
 use crate::util::{Clock, HOUR, Log, is_exit, secs, time_limit};
@@ -675,10 +676,18 @@ fn a_file_whose_reader_is_killed_is_not_shorter_for_it() {
         file,
         |_| {},
         || {
+            // The threads of the pool are busy, so that the read comes after the kill.
+            let gate = Arc::new(Mutex::new(()));
+            let closed = gate.lock().unwrap();
+            let busy = [(); 100].map(|()| {
+                let gate = gate.clone();
+                spawn(|| unblock(move || drop(gate.lock())))
+            });
             let greenlet = spawn(next_line);
             yield_now();
-            // It waits for the pool's thread, which reads meanwhile.
             greenlet.kill();
+            drop(closed);
+            joinall(&busy);
             assert!(is_exit(&greenlet.join()));
             assert_eq!(next_line(), "1\n");
             assert_eq!(next_line(), "2\n");
