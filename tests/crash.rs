@@ -6,13 +6,14 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 use std::{env, fs, hint, process, ptr, thread};
 
+use switchgrass::sync::{Barrier, Condvar, Event, Mutex, Once, ReentrantMutex, RwLock, Semaphore};
 use switchgrass::{
     Builder, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, timeout, unblock,
     yield_now,
@@ -116,6 +117,13 @@ const CASES: &[Case] = cases! {
 
     // Deadlocks, where no other thread could help.
     a_deadlock_is_found_though_there_are_handles: deadlock_with_handles, |outcome| outcome.exited_with(0);
+    who_waits_for_a_lock_that_nobody_can_unlock_is_told_and_leaves_the_line: deadlock_of_locks, |outcome| outcome.exited_with(0);
+    a_destructor_that_needs_a_lock_of_its_own_thread_while_it_unwinds_aborts: lock_in_destructor, |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        outcome.says("waits for a mutex at");
+        outcome.says("in a destructor while it unwinds");
+        outcome.says("there is no other thread that could end the wait");
+    };
     a_deadlock_is_found_though_a_thread_of_the_pool_is_idle: deadlock_after_unblock, |outcome| outcome.exited_with(0);
     a_job_that_an_idle_thread_of_the_pool_is_about_to_do_is_no_idle_thread: job_of_idle_thread, |outcome| {
         outcome.exited_with(0);
@@ -320,6 +328,64 @@ fn deadlock_with_handles() {
     // It was no more than a question of who wakes it.
     parked.handle().unpark();
     parked.join().unwrap();
+}
+
+fn deadlock_of_locks() {
+    let says = |what: &str, wait: &dyn Fn()| {
+        let report = catch(wait).unwrap_err();
+        let report = text(&report);
+        assert!(
+            report.contains("would block forever") && report.contains(&format!("waits: {what} at")),
+            "{report}"
+        );
+    };
+    let lock = RwLock::new(());
+    let reading = lock.read().unwrap();
+    says("rwlock", &|| drop(lock.write()));
+    assert!(lock.try_read().is_ok(), "the writer is in line no more");
+    drop(reading);
+    let writing = lock.write().unwrap();
+    says("rwlock", &|| drop(lock.read()));
+    drop(writing);
+
+    let (mutex, condvar) = (Mutex::new(()), Condvar::new());
+    says("condvar", &|| drop(condvar.wait(mutex.lock().unwrap())));
+    let held = mutex.try_lock().expect("it is not held, nor poisoned");
+    says("mutex", &|| drop(mutex.lock()));
+    drop(held);
+
+    let barrier = Barrier::new(2);
+    says("barrier", &|| drop(barrier.wait()));
+    assert_eq!(format!("{barrier:?}"), "Barrier { size: 2, waiting: 0 }");
+
+    says("once", &|| Once::new().wait());
+    says("semaphore", &|| drop(Semaphore::new(0).acquire()));
+    says("event", &|| assert!(Event::new().wait()));
+    let reentrant = Rc::new(ReentrantMutex::new(()));
+    let _owner = spawn({
+        let reentrant = Rc::clone(&reentrant);
+        move || {
+            let _guard = reentrant.lock();
+            park();
+        }
+    });
+    yield_now();
+    says("reentrant mutex", &|| drop(reentrant.lock()));
+}
+
+fn lock_in_destructor() {
+    struct Locks<'a>(&'a Mutex<()>);
+    impl Drop for Locks<'_> {
+        fn drop(&mut self) {
+            drop(self.0.lock());
+        }
+    }
+    let mutex = Mutex::new(());
+    let _held = mutex.lock();
+    let _ = catch(|| {
+        let _locks = Locks(&mutex);
+        panic_any("on purpose");
+    });
 }
 
 fn deadlock_after_unblock() {

@@ -14,6 +14,7 @@ mod server;
 mod stress;
 mod switch;
 mod sync;
+mod sync_std;
 mod threads;
 mod timeout;
 mod util;
