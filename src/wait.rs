@@ -170,6 +170,26 @@ impl<P> Queue<P> {
         self.tail = node;
     }
 
+    /// As [`Queue::push`], before all others.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn push_front(&mut self, node: &Node<P>, task: &Task) {
+        debug_assert_ne!(node.state.load(Ordering::Relaxed), QUEUED);
+        node.aim(task);
+        node.before.set(ptr::null());
+        node.next.set(self.head);
+        node.state.store(QUEUED, Ordering::Relaxed);
+        if self.head.is_null() {
+            self.tail = node;
+        } else {
+            // SAFETY: the invariant.
+            unsafe { (*self.head).before.set(node) };
+        }
+        self.head = node;
+    }
+
     /// Takes a node out, if it is in.
     pub(crate) fn remove(&mut self, node: &Node<P>) {
         if node.state.load(Ordering::Relaxed) == QUEUED {
@@ -347,8 +367,9 @@ fn block_thread<L: Line>(
     const STEPS_UNTIL_MESSAGE: u32 = 1000;
     let task = hub().current();
     let node = Node::new(item);
+    // Before those who were there first: some of them may be of this thread, and could do nothing with what they get.
     // SAFETY: the node stays here until it is chosen; nothing below unwinds.
-    unsafe { L::queue(&mut state).push(&node, task) };
+    unsafe { L::queue(&mut state).push_front(&node, task) };
     drop(state);
     let explain = |what: &str| {
         let (title, reason) = (task.shared.title(), line.reason());

@@ -15,6 +15,7 @@ mod stress;
 mod switch;
 mod sync;
 mod sync_std;
+mod sync_stress;
 mod threads;
 mod timeout;
 mod util;

@@ -907,6 +907,40 @@ fn who_waits_when_its_thread_ends_leaves_the_line_and_passes_on_what_it_was_give
 }
 
 #[test]
+fn a_destructor_that_blocks_its_thread_is_served_before_others_of_that_thread() {
+    time_limit();
+    let semaphore = Arc::new(Semaphore::new(1));
+    let held = semaphore.acquire();
+    let thread = thread::spawn({
+        let semaphore = Arc::clone(&semaphore);
+        move || {
+            let log = Log::new();
+            let pass = |name| {
+                let (semaphore, log) = (Arc::clone(&semaphore), log.clone());
+                move || {
+                    let _permit = semaphore.acquire();
+                    log.add(name);
+                }
+            };
+            let waiting = spawn(pass("greenlet"));
+            yield_now();
+            let result = catch(|| {
+                let _passes = OnDrop(pass("destructor"));
+                panic_on_purpose()
+            });
+            assert!(result.is_err());
+            waiting.join().unwrap();
+            log.take()
+        }
+    });
+    while !format!("{semaphore:?}").contains("waiting: 2") {
+        yield_now();
+    }
+    drop(held);
+    assert_eq!(thread.join().unwrap(), "destructor greenlet");
+}
+
+#[test]
 fn a_destructor_that_waits_while_it_unwinds_is_not_missed() {
     time_limit();
     let shared = Arc::new((Mutex::new(0_u32), RwLock::new(0_u32), AtomicBool::new(false)));
