@@ -25,6 +25,8 @@ mod signal;
 mod stress;
 mod switch;
 mod sync;
+mod sync_std;
+mod sync_stress;
 mod threadpool;
 mod threads;
 mod timeout;
