@@ -58,6 +58,7 @@
 #![deny(unsafe_code)]
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
+pub mod channel;
 mod coro;
 pub mod dns;
 pub mod fs;
@@ -68,12 +69,14 @@ mod io;
 pub mod net;
 pub mod server;
 mod switch;
+pub mod sync;
 mod sys;
 mod task;
 #[doc(hidden)]
 pub mod testing;
 pub mod threadpool;
 mod timeout;
+mod wait;
 
 pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};
 pub use crate::greenlet::{

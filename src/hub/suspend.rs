@@ -68,6 +68,13 @@ impl Hub {
         Waker::new(self.current())
     }
 
+    /// What the wakers made so far for the current task do, is not for its next park.
+    pub(crate) fn disregard_wakes(&self) {
+        let local = &self.current().local;
+        local.notified.set(false);
+        local.epoch.set(local.epoch.get().wrapping_add(1));
+    }
+
     /// Waits for a wake, until `deadline` at most. May switch to other tasks.
     ///
     /// A kill, or a timeout scope that has run out, unwinds from here. So whoever registered a waker must take it

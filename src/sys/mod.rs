@@ -7,6 +7,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod fd;
+pub(crate) mod lock;
 pub(crate) mod mem;
 pub(crate) mod names;
 

@@ -20,6 +20,7 @@
 mod cells;
 mod home;
 mod waker;
+mod watch;
 
 use std::alloc::Layout;
 use std::any::TypeId;
@@ -35,7 +36,8 @@ use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
 pub(crate) use self::home::{Home, Message, change_idle_workers, forget_idle_workers, here, idle_workers};
-pub(crate) use self::waker::{Ended, Waker};
+pub(crate) use self::waker::{Ended, Listener, Waker, Wakeup};
+pub(crate) use self::watch::{WatchSet, Watcher};
 
 /// What a greenlet that is killed unwinds with, and what its `join` then gives as the error.
 ///
@@ -94,14 +96,32 @@ impl Reason {
     pub(crate) const fn of(text: &'static str, object: u64) -> Self {
         Reason { text, object }
     }
+
+    /// For an object that any thread may have, so that any thread may end the wait.
+    pub(crate) fn shared<T: ?Sized>(text: &'static str, object: &T) -> Self {
+        Reason { text, object: ptr::from_ref(object).addr() as u64 | SHARED }
+    }
+
+    /// For a wait on several such objects.
+    pub(crate) const fn shared_by_many(text: &'static str) -> Self {
+        Reason { text, object: SHARED }
+    }
+
+    /// Whether a thread that we know nothing of may end the wait.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.object != NO_OBJECT && self.object & SHARED != 0
+    }
 }
 
 const NO_OBJECT: u64 = u64::MAX;
+/// The object is an address. Those of user space end below this bit, as do numbers of all kinds.
+const SHARED: u64 = 1 << 63;
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.object {
-            NO_OBJECT => f.write_str(self.text),
+            NO_OBJECT | SHARED => f.write_str(self.text),
+            object if self.is_shared() => write!(f, "{} at {:#x}", self.text, object & !SHARED),
             object => write!(f, "{} {object}", self.text),
         }
     }

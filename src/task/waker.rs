@@ -1,10 +1,12 @@
 //! Waking a parked task, exactly once, from any thread; and the list of those who wait for a task's end.
 
-use std::sync::Mutex;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::home::lock;
-use super::{Message, Task, TaskRef};
+use super::home::here;
+use super::{Message, Task, TaskRef, Watcher};
+use crate::coro::unwind;
+use crate::sys::lock::Lock;
 
 /// Ends one particular park of one task: the first wake counts, later ones and those for a park that has
 /// ended for another reason do nothing. A wake before the park is kept.
@@ -30,8 +32,72 @@ impl Waker {
         }
     }
 
-    fn is(&self, other: &Waker) -> bool {
+    pub(crate) fn is(&self, other: &Waker) -> bool {
         self.epoch == other.epoch && self.task.0 == other.task.0
+    }
+}
+
+/// A wake that is due, of a task that somebody found in a list: to be called when the lock of the list is free again.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Wakeup(Target);
+
+#[derive(Debug)]
+enum Target {
+    /// Of this thread.
+    Here(NonNull<Task>, u32),
+    There(Waker),
+}
+
+impl Wakeup {
+    /// For the park of `task` that `epoch` counts. `None`: the task is over.
+    ///
+    /// # Safety
+    ///
+    /// `task` must be alive, and if it is of this thread, it must stay so until it has run again.
+    #[inline]
+    pub(crate) unsafe fn new(task: NonNull<Task>, epoch: u32) -> Option<Wakeup> {
+        // SAFETY: alive, says the caller; and `Shared` may be looked at from any thread.
+        let shared = unsafe { &(*task.as_ptr()).shared };
+        if shared.ended.is_set() {
+            return None;
+        }
+        if here().is_some_and(|home| ptr::eq(home, shared.home) && home.incarnation() == shared.incarnation) {
+            return Some(Wakeup(Target::Here(task, epoch)));
+        }
+        shared.retain();
+        // SAFETY: the reference just counted.
+        let task = unsafe { TaskRef::from_counted(task) };
+        Some(Wakeup(Target::There(Waker { task, epoch })))
+    }
+
+    #[inline]
+    pub(crate) fn wake(self) {
+        match self.0 {
+            // SAFETY: the promise of `new`: it has not run again, for this thread has been here all the time (a Wakeup is not Send).
+            Target::Here(task, epoch) => unsafe { task.as_ref() }.wake(epoch),
+            Target::There(waker) => waker.wake(),
+        }
+    }
+}
+
+/// Who is told that something has ended.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Task(Waker),
+    Watcher(Watcher),
+    /// A task of somebody else's executor. Has a number, by which it is taken back.
+    Foreign(std::task::Waker, u64),
+}
+
+impl Listener {
+    fn tell(self) {
+        match self {
+            Listener::Task(waker) => waker.wake(),
+            Listener::Watcher(watcher) => watcher.notify(),
+            // The hub is no place to unwind; and who is told has no result that it could spoil.
+            Listener::Foreign(waker, _) => drop(unwind::catch(|| waker.wake())),
+        }
     }
 }
 
@@ -39,7 +105,7 @@ impl Waker {
 #[derive(Debug)]
 pub(crate) struct Ended {
     state: AtomicU8,
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Lock<Vec<Listener>>,
 }
 
 const GOING_ON: u8 = 0;
@@ -49,7 +115,7 @@ const ENDED: u8 = 2;
 
 impl Ended {
     pub(crate) const fn new() -> Self {
-        Ended { state: AtomicU8::new(GOING_ON), waiting: Mutex::new(Vec::new()) }
+        Ended { state: AtomicU8::new(GOING_ON), waiting: Lock::new(Vec::new()) }
     }
 
     #[inline]
@@ -57,29 +123,29 @@ impl Ended {
         self.state.load(Ordering::Acquire) == ENDED
     }
 
-    /// It has ended: wakes all who wait, in the order in which they came.
+    /// It has ended: tells all who wait, in the order in which they came.
     #[inline]
     pub(crate) fn set(&self) {
         if self.state.swap(ENDED, Ordering::AcqRel) == AWAITED {
-            let waiting = std::mem::take(&mut *lock(&self.waiting));
-            waiting.iter().for_each(Waker::wake);
+            let waiting = std::mem::take(&mut *self.waiting.lock());
+            waiting.into_iter().for_each(Listener::tell);
         }
     }
 
-    /// Has `waker` woken at the end. `false`: it has ended already.
-    pub(crate) fn add(&self, waker: Waker) -> bool {
-        let mut waiting = lock(&self.waiting);
-        // Under the lock: `set` either sees AWAITED and finds the waker when it gets the lock, or came first.
+    /// Has `listener` told at the end. `Err`: it has ended already.
+    pub(crate) fn add(&self, listener: Listener) -> Result<(), Listener> {
+        let mut waiting = self.waiting.lock();
+        // Under the lock: `set` either sees AWAITED and finds the listener when it gets the lock, or came first.
         let before = self.state.compare_exchange(GOING_ON, AWAITED, Ordering::AcqRel, Ordering::Acquire);
         if before == Err(ENDED) {
-            return false;
+            return Err(listener);
         }
-        waiting.push(waker);
-        true
+        waiting.push(listener);
+        Ok(())
     }
 
-    /// Undoes [`Ended::add`].
-    pub(crate) fn remove(&self, waker: &Waker) {
-        lock(&self.waiting).retain(|other| !other.is(waker));
+    /// Undoes [`Ended::add`], for all that `which` finds.
+    pub(crate) fn remove(&self, which: impl Fn(&Listener) -> bool) {
+        self.waiting.lock().retain(|listener| !which(listener));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
 
+mod channel;
 mod dns;
 mod fs;
 mod generator;
@@ -15,6 +16,7 @@ mod scope;
 mod server;
 mod stress;
 mod switch;
+mod sync;
 mod threadpool;
 mod threads;
 mod timeout;
