@@ -32,6 +32,7 @@ impl Hub {
         // From here on this function is the loop.
         self.current().local.state.set(State::Parked);
         self.special.set(true);
+        self.current().drop_locals();
         // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
         // until nobody is left or it is enough.
         let rounds = if unwind::is_possible() { PATIENCE } else { 0 };
