@@ -29,6 +29,7 @@
 //! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`sleep`], [`timeout`], [`scope()`] for those that
 //!   borrow, [`unblock`] for work that can only block.
 //! - **Sockets**: [`net`], with std's types and methods; [`server::StreamServer`].
+//! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
 //!
 //! # How it works
