@@ -9,15 +9,16 @@ use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 use std::{env, fs, hint, process, ptr, thread};
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use switchgrass::threadpool::{self, ThreadPool};
+
 use switchgrass::signal::{self, SIGHUP, SIGTERM, Signals};
 use switchgrass::{
-    Builder, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, timeout, unblock,
-    yield_now,
+    Builder, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, unblock, yield_now,
 };
 
 /// What the child does on its main thread, and what the parent then finds.
@@ -120,6 +121,9 @@ const CASES: &[Case] = cases! {
     a_deadlock_is_found_though_there_are_handles: deadlock_with_handles, |outcome| outcome.exited_with(0);
     a_deadlock_is_found_though_a_thread_of_the_pool_is_idle: deadlock_after_unblock, |outcome| outcome.exited_with(0);
     a_job_that_an_idle_thread_of_the_pool_is_about_to_do_is_no_idle_thread: job_of_idle_thread, |outcome| {
+        outcome.exited_with(0);
+    };
+    a_deadlock_is_found_though_threads_of_several_pools_are_idle: deadlock_after_pools, |outcome| {
         outcome.exited_with(0);
     };
     a_wait_for_the_pool_is_no_deadlock: || assert_eq!(unblock(|| 5), 5), |outcome| outcome.exited_with(0);
@@ -357,10 +361,29 @@ fn job_of_idle_thread() {
         // Until the thread of the pool is idle again.
         thread::sleep(Duration::from_millis(2));
         let main = current();
-        let abandoned = timeout(Duration::ZERO, || unblock(move || main.unpark()));
-        if abandoned.is_err() {
-            park();
+        // Nobody is known to wait for this one.
+        drop(threadpool::global().spawn(move || main.unpark()));
+        park();
+    }
+}
+
+fn deadlock_after_pools() {
+    let pools = [ThreadPool::new(2), ThreadPool::new(2), ThreadPool::new(1)];
+    // None leaves by itself, else a wrong count would only take longer.
+    pools.iter().for_each(|pool| pool.set_idle_timeout(Duration::from_secs(3600)));
+    for round in 0..3 {
+        for pool in &pools {
+            let both = Arc::new(Barrier::new(pool.max()));
+            pool.map(vec![both; pool.max()], |both| both.wait().is_leader());
         }
+        // One that leaves is not counted any more.
+        if round == 1 {
+            pools[0].set_max(1);
+        }
+        let main = current();
+        assert!(catch(park).is_err());
+        drop(pools[1].spawn(move || main.unpark()));
+        park();
     }
 }
 

@@ -266,7 +266,7 @@ impl<T> Drop for Send<'_, T> {
             let mut state = self.sender.channel.state.lock();
             let wakeups = if state.closed { [None, None] } else { state.unreserve() };
             drop(state);
-            wakeups.map(wake);
+            wakeups.into_iter().for_each(wake);
         }
     }
 }

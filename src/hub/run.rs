@@ -180,6 +180,16 @@ impl Hub {
         }
     }
 
+    /// Waits for a message from another thread, and for nothing else.
+    pub(super) fn sleep_until_mail(&self) {
+        // First, for who finds the hub asleep must find the alarm set.
+        drop(self.poller());
+        if self.home.fall_asleep() {
+            self.poll(None);
+            self.home.wake_up();
+        }
+    }
+
     pub(super) fn poller(&self) -> RefMut<'_, Poller> {
         RefMut::map(self.poller.borrow_mut(), |slot| {
             self.open_poller(slot).unwrap_or_else(|error| {
@@ -215,6 +225,7 @@ impl Hub {
                 Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
                 Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
                 Message::Unpark(task) => on(&task, Task::unpark),
+                Message::Start(task, at) => on(&task, |task| self.start_at(task, at)),
                 Message::Unreferenced(task) => task.unreferenced(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
                 Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
@@ -269,7 +280,10 @@ impl Hub {
                         Box::new(text)
                     }
                 };
-                self.in_loop(|| task.run_body(Err(end)));
+                self.in_loop(|| {
+                    task.run_body(Err(end));
+                    task.drop_locals();
+                });
                 Turn::Finished
             }
         }
@@ -300,7 +314,7 @@ impl Hub {
             self.timers.borrow_mut().forget(task);
         }
         self.unlink(task);
-        task.shared.ended.set();
+        task.shared.ended.set_by(|tell| self.in_loop(tell));
         if task.shared.kind == Kind::Coroutine {
             task.settle_parent();
         }
@@ -324,5 +338,6 @@ fn run_task(ptr: NonNull<Task>, suspender: &Suspender) {
     let start = task.take_interrupt().map_or(Ok(()), |interrupt| Err(interrupt.into_payload()));
     let guard = AbortIfPanic("a panic reached the root of a greenlet's stack");
     task.run_body(start);
+    task.drop_locals();
     std::mem::forget(guard);
 }

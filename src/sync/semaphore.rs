@@ -322,7 +322,11 @@ impl BoundedSemaphore {
         self.semaphore.available()
     }
 
-    pub(crate) fn unbounded(&self) -> &Semaphore {
-        &self.semaphore
+    pub(crate) fn watch(&self, watcher: Watcher) {
+        self.semaphore.watch(watcher);
+    }
+
+    pub(crate) fn unwatch(&self, set: &Arc<WatchSet>) {
+        self.semaphore.unwatch(set);
     }
 }
