@@ -30,6 +30,7 @@
 //!   borrow, [`unblock`] for work that can only block.
 //! - **OS threads**: [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
 //! - **Sockets**: [`net`], with std's types and methods; [`server::StreamServer`].
+//! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
 //!
 //! # How it works
