@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["task"],
     &["hub"],
     &["wait", "timeout", "switch", "generator", "blocking", "io"],
-    &["dns", "sync", "channel"],
+    &["dns", "sync", "channel", "queue"],
     &["greenlet", "net"],
     &["server"],
     &["testing"],

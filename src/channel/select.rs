@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
-use super::{Found, Receiver, RecvError, Receivers, SendError, Sender, wake};
+use super::{Found, Receiver, Receivers, RecvError, SendError, Sender, wake};
 use crate::hub::{Wake, be_fair, hub};
 use crate::sys::clock::NEVER;
 use crate::task::{Reason, Task};
@@ -88,7 +88,8 @@ pub fn select(operations: &[&dyn Operation], patience: Patience) -> Option<usize
             // SAFETY: the operations are borrowed, and `enlisted` has them withdraw before `claim` or this borrow ends.
             !unsafe { operation.enlist(&claim, number, task) }
         });
-        let waited = if ready || claim.chosen().is_some() { Ok(Wake::Notified) } else { hub.park(REASON, deadline) };
+        let waited =
+            if ready || claim.chosen().is_some() { Ok(Wake::Notified) } else { hub.park(REASON, deadline) };
         enlisted.withdraw();
         if let Some(number) = claim.chosen() {
             std::mem::forget(enlisted);
