@@ -26,6 +26,30 @@ fn put<T: 'static>(queue: &Rc<Queue<T>>, item: T) -> Greenlet<Result<(), PutErro
     spawn(move || queue.put(item))
 }
 
+/// Compared by its level only.
+#[derive(Debug)]
+struct Job(u32, &'static str);
+
+impl PartialEq for Job {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Job {}
+
+impl PartialOrd for Job {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Job {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.cmp(&other.0)
+    }
+}
+
 #[test]
 fn a_bounded_queue_makes_who_puts_wait_for_room() {
     let (queue, log) = (Queue::bounded(2), Log::new());
@@ -182,11 +206,12 @@ fn what_comes_back_keeps_its_place_in_every_order() {
         move || queue.get()
     });
     yield_now();
-    for item in [(2, "first"), (2, "second"), (1, "urgent")] {
-        queue.put(item).unwrap();
+    for job in [Job(2, "first"), Job(2, "second"), Job(1, "urgent")] {
+        queue.put(job).unwrap();
     }
     victim.kill();
-    assert_eq!(queue.shutdown_now(), [(1, "urgent"), (2, "first"), (2, "second")]);
+    let order: Vec<_> = queue.shutdown_now().into_iter().map(|job| job.1).collect();
+    assert_eq!(order, ["urgent", "first", "second"]);
 
     let queue = Rc::new(LifoQueue::unbounded());
     let victim = spawn({
@@ -367,28 +392,9 @@ fn more_capacity_shows_the_items_to_those_who_peek() {
 
 #[test]
 fn a_priority_queue_gives_the_smallest_first_and_of_equals_the_oldest() {
-    #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
-    struct Level(u32);
-    struct Job(Level, &'static str);
-    impl PartialEq for Job {
-        fn eq(&self, other: &Self) -> bool {
-            self.0 == other.0
-        }
-    }
-    impl Eq for Job {}
-    impl PartialOrd for Job {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-    impl Ord for Job {
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.0.cmp(&other.0)
-        }
-    }
     let queue = PriorityQueue::unbounded();
     for (level, name) in [(2, "c"), (1, "a"), (2, "d"), (3, "f"), (1, "b"), (2, "e")] {
-        queue.try_put(Job(Level(level), name)).unwrap();
+        queue.try_put(Job(level, name)).unwrap();
     }
     let order: String = (0..6).map(|_| queue.get().unwrap().1).collect();
     assert_eq!(order, "abcdef");
