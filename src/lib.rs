@@ -66,6 +66,7 @@ mod greenlet;
 mod hub;
 mod io;
 pub mod net;
+pub mod pool;
 pub mod queue;
 pub mod server;
 mod switch;

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["wait", "timeout", "switch", "generator", "blocking", "io"],
     &["dns", "sync", "channel", "queue"],
     &["greenlet", "net"],
-    &["server"],
+    &["server", "pool"],
     &["testing"],
 ];
 

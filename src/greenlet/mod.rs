@@ -260,7 +260,7 @@ impl<T> Greenlet<T> {
 
     /// Waits for the end as one who has the only way to reach the greenlet: `self` was given up to us. `false`: it unwinds, and cannot.
     #[inline(never)]
-    fn wait_privately(&self) -> bool {
+    pub(crate) fn wait_privately(&self) -> bool {
         let task = self.handle.task();
         let _private = Private::new(task);
         wait_for(task, NEVER).is_some()
@@ -345,6 +345,10 @@ impl<T> Greenlet<T> {
     pub fn handle(&self) -> Handle {
         Handle(self.handle.clone())
     }
+
+    pub(crate) fn task(&self) -> &TaskRef {
+        self.handle.task()
+    }
 }
 
 /// While it exists, the joined greenlet counts one handle less.
@@ -397,6 +401,14 @@ fn fmt_task(task: &TaskRef, what: &str, f: &mut fmt::Formatter<'_>) -> fmt::Resu
 pub struct Handle(TaskHandle);
 
 impl Handle {
+    pub(crate) fn of(task: &TaskRef) -> Handle {
+        Handle(task.new_handle())
+    }
+
+    pub(crate) fn task(&self) -> &TaskRef {
+        self.0.task()
+    }
+
     /// See [`Greenlet::kill`].
     pub fn kill(&self) {
         kill(self.0.task());
@@ -515,7 +527,7 @@ fn is_current(task: &TaskRef) -> bool {
 }
 
 /// `None`: this cannot wait now, since it unwinds, and the task has not ended.
-fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
+pub(crate) fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
     let shared = task.shared();
     if shared.ended.is_set() {
         return Some(Wake::Notified);
@@ -524,7 +536,7 @@ fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
     hub().wait_ended(&shared.ended, task.here().is_none(), reason, deadline).ok()
 }
 
-fn kill(task: &TaskRef) {
+pub(crate) fn kill(task: &TaskRef) {
     // While it unwinds it cannot begin to unwind (that would abort): then the exit waits for its next wait.
     if is_current(task) && !std::thread::panicking() {
         unwind::require("kill()");
@@ -534,7 +546,7 @@ fn kill(task: &TaskRef) {
     wait_for(task, NEVER);
 }
 
-fn kill_nowait(task: &TaskRef) {
+pub(crate) fn kill_nowait(task: &TaskRef) {
     unwind::require("kill()");
     if !task.shared().ended.is_set() {
         task.interrupt(Box::new(GreenletExit));

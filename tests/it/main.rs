@@ -10,6 +10,7 @@ mod kill;
 mod net;
 mod net_udp;
 mod net_unix;
+mod pool;
 mod queue;
 mod scope;
 mod server;
