@@ -120,6 +120,7 @@ const CASES: &[Case] = cases! {
 
     // Deadlocks, where no other thread could help.
     a_deadlock_is_found_though_there_are_handles: deadlock_with_handles, |outcome| outcome.exited_with(0);
+    a_get_that_nobody_can_serve_is_a_deadlock: deadlock_of_queue, |outcome| outcome.exited_with(0);
     who_waits_for_a_lock_that_nobody_can_unlock_is_told_and_leaves_the_line: deadlock_of_locks, |outcome| outcome.exited_with(0);
     a_destructor_that_needs_a_lock_of_its_own_thread_while_it_unwinds_aborts: lock_in_destructor, |outcome| {
         outcome.died_by(libc::SIGABRT);
@@ -414,6 +415,20 @@ fn lock_in_destructor() {
         let _locks = Locks(&mutex);
         panic_any("on purpose");
     });
+}
+
+fn deadlock_of_queue() {
+    let queue = std::rc::Rc::new(switchgrass::queue::Queue::<i32>::unbounded());
+    let other = spawn({
+        let queue = std::rc::Rc::clone(&queue);
+        move || queue.get()
+    });
+    let report = catch(|| queue.get()).unwrap_err();
+    assert_eq!(text(&report).matches("waits: get from queue at 0x").count(), 2, "{}", text(&report));
+    // Main has left the line.
+    assert_eq!(queue.getting(), 1);
+    queue.put(1).unwrap();
+    assert_eq!(other.join().unwrap(), Ok(1));
 }
 
 fn deadlock_after_unblock() {

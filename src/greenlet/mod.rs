@@ -810,7 +810,7 @@ pub(crate) fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
     hub().wait_ended(&shared.ended, task.here().is_none(), reason, deadline).ok()
 }
 
-fn kill(task: &TaskRef) {
+pub(crate) fn kill(task: &TaskRef) {
     kill_with(task, Box::new(GreenletExit), NEVER);
 }
 
@@ -824,7 +824,7 @@ fn kill_with(task: &TaskRef, payload: Payload, deadline: Nanos) {
     wait_for(task, deadline);
 }
 
-fn kill_nowait(task: &TaskRef) {
+pub(crate) fn kill_nowait(task: &TaskRef) {
     interrupt(task, Box::new(GreenletExit));
 }
 
