@@ -6,12 +6,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use crate::coro::unwind::{self, Payload};
 use crate::hub::hub;
 use crate::sys::clock::NEVER;
+use crate::sys::fork::{self, HeldAtFork};
 use crate::task::{self, Ended, Reason};
 
 /// How many threads the pool has at most. Enough that a few slow names do not hold up the others, few enough not to be felt.
@@ -29,6 +30,26 @@ struct Pool {
 
 static POOL: Mutex<Pool> = Mutex::new(Pool { jobs: VecDeque::new(), threads: 0, idle: 0 });
 static MORE: Condvar = Condvar::new();
+
+static FORKING: HeldAtFork<MutexGuard<'static, Pool>> = HeldAtFork::new();
+
+/// Sees to it that a child has a pool of its own: of the threads there is none, and the jobs are the parent's. To be called once.
+fn watch_forks() {
+    extern "C" fn prepare() {
+        FORKING.put(lock(&POOL));
+    }
+    extern "C" fn in_parent() {
+        drop(FORKING.take());
+    }
+    extern "C" fn in_child() {
+        let Some(mut pool) = FORKING.take() else { return };
+        std::mem::forget(std::mem::take(&mut pool.jobs));
+        pool.threads = 0;
+        pool.idle = 0;
+        pool.tell_hubs();
+    }
+    fork::at_fork(prepare, in_parent, in_child);
+}
 
 /// Runs `f` on an OS thread of the pool, and gives its result. Other greenlets run meanwhile.
 ///
@@ -98,6 +119,8 @@ impl Pool {
 }
 
 fn submit(job: Job) {
+    static WATCH_FORKS: Once = Once::new();
+    WATCH_FORKS.call_once(watch_forks);
     let mut pool = lock(&POOL);
     pool.jobs.push_back(job);
     pool.tell_hubs();

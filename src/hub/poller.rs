@@ -20,7 +20,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -170,6 +170,18 @@ impl Poller {
         *slot = Slot { generation: slot.generation.wrapping_add(1), ..Slot::default() };
         self.free.push(id.index);
         waiters.iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Who waits looks again, whatever for.
+    pub(crate) fn wake_all(&mut self) {
+        for slot in &mut self.slots {
+            slot.sides.iter_mut().for_each(Side::set_ready);
+        }
+    }
+
+    /// What tells this poller from the other descriptors of the process.
+    pub(crate) fn as_raw_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
     }
 
     /// Something has happened to the descriptor of which no event may tell. Who waits looks again.

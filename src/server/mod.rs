@@ -536,6 +536,7 @@ impl AfterError {
 }
 
 type Handler<W> = dyn Fn(W);
+type Policy = dyn Fn(&io::Error) -> AfterError;
 
 /// What the clones of a [`Server`] share, and its greenlets do not: the accepting ends when it is dropped.
 struct Owner<S: Source>(Rc<Core<S>>);
@@ -557,7 +558,7 @@ struct Core<S: Source> {
     /// At least 1.
     max_accept: Cell<usize>,
     greenlets: RefCell<Builder>,
-    after_error: RefCell<Rc<dyn Fn(&io::Error) -> AfterError>>,
+    after_error: RefCell<Rc<Policy>>,
     /// What it serves; taken when it closes.
     open: RefCell<Option<Open<S>>>,
     started: Cell<bool>,
@@ -602,13 +603,6 @@ impl<S: Source> Core<S> {
 
     fn is_full(&self) -> bool {
         self.live.borrow().len() >= self.limit.get()
-    }
-
-    /// The next source to take from, with the handler for it.
-    fn next(&self, of: impl Fn(&Open<S>) -> Option<&Rc<S>>) -> Option<(Rc<S>, Rc<Handler<S::Work>>)> {
-        let open = self.open.borrow();
-        let open = open.as_ref()?;
-        Some((Rc::clone(of(open)?), Rc::clone(&open.handler)))
     }
 
     /// Tells those who wait for the server to be closed, if it is.
@@ -697,7 +691,9 @@ impl<S: Source> Shift<S> {
 
     fn work(mut self) {
         let core = Rc::clone(&self.core);
-        while let Some((old, handler)) = core.next(|open| open.replaced.first()) {
+        let Some(handler) = core.open.borrow().as_ref().map(|open| Rc::clone(&open.handler)) else { return };
+        let oldest = || core.open.borrow().as_ref().and_then(|open| open.replaced.first().cloned());
+        while let Some(old) = oldest() {
             // What is broken about it does not matter any more.
             if old.set_impatient(true).is_ok() {
                 core.take_in(&old, &handler);
@@ -706,9 +702,8 @@ impl<S: Source> Shift<S> {
                 open.replaced.remove(0);
             }
         }
-        if let Some((source, handler)) = core.next(|open| Some(&open.source)) {
-            self.error = Some(core.take_in(&source, &handler));
-        }
+        let source = core.open.borrow().as_ref().map(|open| Rc::clone(&open.source));
+        self.error = source.map(|source| core.take_in(&source, &handler));
     }
 }
 

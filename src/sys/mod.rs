@@ -7,6 +7,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod fd;
+pub(crate) mod fork;
 pub(crate) mod mem;
 
 use std::io;

@@ -660,14 +660,15 @@ impl TaskRef {
         }
     }
 
+    /// Whether the hub of this task is gone: its thread has ended, or is one of the parent process only.
+    pub(crate) fn has_no_hub(&self) -> bool {
+        let shared = self.shared();
+        shared.home.incarnation() != shared.incarnation
+    }
+
     /// The name of the thread that this task belongs to, for errors.
     pub(crate) fn thread_name(&self) -> String {
-        let shared = self.shared();
-        if shared.home.incarnation() == shared.incarnation {
-            shared.home.thread_name()
-        } else {
-            "(which has exited)".to_owned()
-        }
+        if self.has_no_hub() { "(which has exited)".to_owned() } else { self.shared().home.thread_name() }
     }
 }
 

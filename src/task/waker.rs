@@ -66,6 +66,16 @@ impl Ended {
         }
     }
 
+    /// As [`Ended::set`], of a task that was left behind by a fork.
+    pub(crate) fn set_in_child(&self) {
+        if self.state.swap(ENDED, Ordering::AcqRel) == AWAITED {
+            // If a thread that is no more has the lock, the list may be half-changed. Nobody needs it any longer.
+            let Ok(mut waiting) = self.waiting.try_lock() else { return };
+            let waiting = std::mem::take(&mut *waiting);
+            waiting.iter().for_each(Waker::wake);
+        }
+    }
+
     /// Has `waker` woken at the end. `false`: it has ended already.
     pub(crate) fn add(&self, waker: Waker) -> bool {
         let mut waiting = lock(&self.waiting);
