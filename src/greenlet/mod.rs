@@ -523,6 +523,7 @@ fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
     let elsewhere = task.here().is_none();
     if elsewhere && task.has_no_hub() {
         // It was left behind by a fork, with its thread.
+        shared.ended.set_in_child();
         return Some(Wake::Notified);
     }
     let reason = Reason::of("join of greenlet", shared.id);

@@ -271,9 +271,9 @@ impl<S: Source> Server<S> {
                 handler: Rc::new(handler),
             })),
             started: Cell::default(),
-            acceptor: RefCell::default(),
-            begun: Cell::new(0),
-            ended: Cell::new(0),
+            shifts: RefCell::default(),
+            on_duty: Cell::default(),
+            next_shift: Cell::new(0),
             closed: Ended::new(),
             broken: Cell::default(),
             live: RefCell::default(),
@@ -330,7 +330,8 @@ impl<S: Source> Server<S> {
 
     /// Accepts connections (again): [starts](Self::start) the server, or undoes [`stop_accepting`](Self::stop_accepting). Does not switch.
     ///
-    /// A server that accepts already, or is closed, stays as it is.
+    /// A server that accepts already, or is closed, stays as it is. In the child of a `fork`, where the greenlets of the parent are not, this has the
+    /// server accept there, too.
     pub fn start_accepting(&self) {
         self.core().start_accepting();
     }
@@ -338,8 +339,7 @@ impl<S: Source> Server<S> {
     /// Accepts nobody until [`start_accepting`](Self::start_accepting): the listener stays open, and the kernel queues those who connect.
     /// Live connections go on. May switch.
     pub fn stop_accepting(&self) {
-        let acceptor = self.core().acceptor.take();
-        if let Some(acceptor) = acceptor {
+        if let Some(acceptor) = self.core().off_duty() {
             acceptor.kill();
         }
     }
@@ -406,7 +406,7 @@ impl<S: Source> Server<S> {
     pub fn close(&self) {
         let core = self.core();
         drop(core.open.take());
-        if let Some(acceptor) = core.acceptor.take() {
+        if let Some(acceptor) = core.off_duty() {
             acceptor.kill_nowait();
         }
         core.settle();
@@ -442,7 +442,7 @@ impl<S: Source> Server<S> {
 
     /// Whether it accepts connections now, or would if it were not [full](Self::is_full).
     pub fn is_accepting(&self) -> bool {
-        self.core().acceptor.borrow().is_some()
+        self.core().acceptor().is_some()
     }
 
     /// Whether it has been closed, be it by an error.
@@ -545,7 +545,7 @@ impl<S: Source> Drop for Owner<S> {
     fn drop(&mut self) {
         drop(self.0.open.take());
         // Where nothing can be killed, the server accepts as long as the thread lives.
-        if let Some(acceptor) = self.0.acceptor.take().filter(|_| unwind::is_possible()) {
+        if let Some(acceptor) = self.0.off_duty().filter(|_| unwind::is_possible()) {
             acceptor.kill_nowait();
         }
     }
@@ -562,11 +562,11 @@ struct Core<S: Source> {
     /// What it serves; taken when it closes.
     open: RefCell<Option<Open<S>>>,
     started: Cell<bool>,
-    /// The greenlet that takes in, while it is to do so.
-    acceptor: RefCell<Option<Greenlet<()>>>,
-    /// How many shifts have begun, and how many have ended. More than one is on if the one before was ended by somebody who could not wait.
-    begun: Cell<u64>,
-    ended: Cell<u64>,
+    /// The greenlets that take in, by the numbers of their shifts. More than one if the one before was killed by somebody who could not wait.
+    shifts: RefCell<Vec<(u64, Rc<Greenlet<()>>)>>,
+    /// Who is to take in; the others are about to end.
+    on_duty: Cell<Option<u64>>,
+    next_shift: Cell<u64>,
     /// It is closed, and nobody has the listener any more.
     closed: Ended,
     /// Why it is closed, if nobody has closed it.
@@ -589,16 +589,36 @@ struct Open<S: Source> {
 
 impl<S: Source> Core<S> {
     fn start_accepting(self: &Rc<Self>) {
-        if self.open.borrow().is_none() || self.acceptor.borrow().is_some() {
+        if self.open.borrow().is_none() || self.acceptor().is_some() {
             return;
         }
         self.started.set(true);
-        let shift = Shift::begin(self);
+        // In the child of a fork: those whose handlers run in the parent.
+        self.live.borrow_mut().retain(|_, greenlet| !greenlet.is_ready());
+        let number = self.next_shift.get();
+        self.next_shift.set(number + 1);
+        let shift = Shift { core: Rc::clone(self), number, error: None };
         let name = format!("accept on {:?}", self.address.borrow());
         let Ok(acceptor) = Builder::new().name(name).spawn(move || shift.work()) else {
             unreachable!("the default size of a stack is allowed");
         };
-        self.acceptor.replace(Some(acceptor));
+        self.shifts.borrow_mut().push((number, Rc::new(acceptor)));
+        self.on_duty.set(Some(number));
+    }
+
+    /// The greenlet that takes in, unless a fork has left it behind.
+    fn acceptor(&self) -> Option<Rc<Greenlet<()>>> {
+        let own = self.on_duty.get()?;
+        let shifts = self.shifts.borrow();
+        let (_, acceptor) = shifts.iter().find(|(number, _)| *number == own)?;
+        (!acceptor.is_ready()).then(|| Rc::clone(acceptor))
+    }
+
+    /// Nobody is to take in any more. Gives who was.
+    fn off_duty(&self) -> Option<Rc<Greenlet<()>>> {
+        let acceptor = self.acceptor();
+        self.on_duty.set(None);
+        acceptor
     }
 
     fn is_full(&self) -> bool {
@@ -607,7 +627,8 @@ impl<S: Source> Core<S> {
 
     /// Tells those who wait for the server to be closed, if it is.
     fn settle(&self) {
-        if self.open.borrow().is_none() && self.begun.get() == self.ended.get() {
+        let all_have_ended = || self.shifts.borrow().iter().all(|(_, acceptor)| acceptor.is_ready());
+        if self.open.borrow().is_none() && all_have_ended() {
             self.closed.set();
         }
     }
@@ -683,12 +704,6 @@ struct Shift<S: Source> {
 }
 
 impl<S: Source> Shift<S> {
-    fn begin(core: &Rc<Core<S>>) -> Self {
-        let number = core.begun.get() + 1;
-        core.begun.set(number);
-        Shift { core: Rc::clone(core), number, error: None }
-    }
-
     fn work(mut self) {
         let core = Rc::clone(&self.core);
         let Some(handler) = core.open.borrow().as_ref().map(|open| Rc::clone(&open.handler)) else { return };
@@ -710,9 +725,15 @@ impl<S: Source> Shift<S> {
 impl<S: Source> Drop for Shift<S> {
     fn drop(&mut self) {
         let core = &self.core;
-        core.ended.set(core.ended.get() + 1);
-        // Who ends a shift has taken the greenlet out before.
-        if self.number == core.begun.get() && core.acceptor.take().is_some() {
+        let own = {
+            let mut shifts = core.shifts.borrow_mut();
+            let position = shifts.iter().position(|(number, _)| *number == self.number);
+            position.map(|position| shifts.swap_remove(position))
+        };
+        drop(own);
+        // Who ends a shift has taken it off duty before.
+        if core.on_duty.get() == Some(self.number) {
+            core.on_duty.set(None);
             let error = self.error.take().unwrap_or_else(|| {
                 io::Error::other("the greenlet that accepts is gone: `after_error` has panicked, or there was no stack for it")
             });
