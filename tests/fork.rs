@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use switchgrass::net::{TcpListener, TcpStream, UnixStream};
-use switchgrass::server::StreamServer;
+use switchgrass::server::{Prefork, StreamServer, Worker, WorkerEvent};
 use switchgrass::{
     Coroutine, Generator, current, joinall, park, scope, sleep, spawn, spawn_later, testing, timeout,
     unblock, yield_now,
@@ -54,6 +54,18 @@ const CASES: &[(&str, fn())] = cases! {
     a_thread_without_a_hub_may_fork;
     a_server_serves_in_both;
     commands_can_be_run;
+
+    prefork_has_several_processes_serve_one_listener;
+    prefork_starts_a_worker_again_that_has_died;
+    prefork_starts_a_worker_again_that_was_killed_or_has_panicked;
+    prefork_gives_up_a_worker_that_cannot_start;
+    prefork_ends_when_all_workers_are_done;
+    prefork_kills_after_the_grace_time;
+    prefork_kills_at_once_when_told_twice;
+    prefork_leaves_ctrl_c_to_the_parent;
+    prefork_takes_its_workers_along_when_it_is_killed;
+    prefork_refuses_a_process_with_other_threads;
+    prefork_works_in_a_process_with_greenlets;
 };
 
 // ---- What runs, and where -------------------------------------------------------------------------------------------
@@ -409,7 +421,7 @@ fn with_other_threads_at_work_the_child_can_do_everything() {
                         _ => unblock(|| ()),
                     }
                     // Not faster than main can read its messages.
-                    thread::sleep(Duration::from_micros(20));
+                    thread::park_timeout(Duration::from_micros(20));
                 }
             })
         })
@@ -497,6 +509,249 @@ fn commands_can_be_run() {
     waiting.join().unwrap();
 }
 
+// ---- Prefork ----------------------------------------------------------------------------------------------------------
+
+/// A parent of workers, in a process of its own, which must end with this.
+fn prefork(
+    prefork: Prefork,
+    restarts: u64,
+    killed: usize,
+    work: impl Fn(Worker) -> std::io::Result<()>,
+) -> Child {
+    fork(move || {
+        let done = prefork.run(work).unwrap();
+        assert_eq!((done.restarts, done.killed), (restarts, killed));
+    })
+}
+
+/// Serves one client at a time: tells it the process and how often it was restarted, and does as it is told.
+fn serve(listener: &std::net::TcpListener, worker: Worker) -> std::io::Result<()> {
+    let server = StreamServer::new(listener.try_clone()?, move |mut stream, _| {
+        writeln!(stream, "{} {}", std::process::id(), worker.restarts()).unwrap();
+        let mut order = [0];
+        let _ = stream.read_exact(&mut order);
+        match &order {
+            b"x" => std::process::exit(3),
+            b"a" => std::process::abort(),
+            _ => {}
+        }
+    })?;
+    server.max_connections(1).max_accept(1).serve_forever()
+}
+
+/// A connection to a worker: its process, how often it was restarted, and the rest of the connection.
+fn ask(listener: &std::net::TcpListener) -> (libc::pid_t, u32, std::net::TcpStream) {
+    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(&stream), &mut line).unwrap();
+    let (pid, restarts) = line.trim().split_once(' ').unwrap();
+    (pid.parse().unwrap(), restarts.parse().unwrap(), stream)
+}
+
+fn listen() -> std::net::TcpListener {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+fn signal(pid: libc::pid_t, signal: libc::c_int) {
+    // SAFETY: kill has no pointers.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+fn prefork_has_several_processes_serve_one_listener() {
+    let listener = listen();
+    let parent = prefork(Prefork::new(3), 0, 0, |worker| serve(&listener, worker));
+    let clients: Vec<_> = (0..3).map(|_| ask(&listener)).collect();
+    let mut pids: Vec<_> = clients.iter().map(|(pid, ..)| *pid).collect();
+    pids.sort();
+    pids.dedup();
+    assert_eq!(pids.len(), 3);
+    assert!(!pids.contains(&parent.0));
+    signal(parent.0, libc::SIGTERM);
+    parent.ends_well();
+    // And the workers have ended before.
+    for (_, _, mut stream) in clients {
+        assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+    }
+}
+
+fn prefork_starts_a_worker_again_that_has_died() {
+    let listener = listen();
+    let count = Shared::new();
+    let prefork_of_one = Prefork::new(1).on_event({
+        let add = count.there.try_clone().unwrap();
+        move |event| {
+            if let WorkerEvent::Ended { worker, status, restart, .. } = event {
+                let code = status.unwrap().code();
+                match (&add).write(b"+").map(|_| code) {
+                    Ok(Some(3)) => {
+                        assert_eq!(*restart, Some(Duration::from_millis(100 << worker.restarts())))
+                    }
+                    _ => assert_eq!(*restart, None),
+                }
+            }
+        }
+    });
+    let parent = prefork(prefork_of_one, 2, 0, |worker| serve(&listener, worker));
+    let mut pids = Vec::new();
+    for died in 0..3 {
+        let (pid, restarts, mut stream) = ask(&listener);
+        assert_eq!(restarts, died);
+        assert!(!pids.contains(&pid));
+        pids.push(pid);
+        if died < 2 {
+            stream.write_all(b"x").unwrap();
+        }
+    }
+    signal(parent.0, libc::SIGINT);
+    parent.ends_well();
+    assert_eq!(count.get(), 3);
+}
+
+fn prefork_starts_a_worker_again_that_was_killed_or_has_panicked() {
+    let listener = listen();
+    let parent = prefork(Prefork::new(1), 3, 0, |worker| {
+        assert_ne!(worker.restarts(), 1, "the second one panics");
+        serve(&listener, worker)
+    });
+    let (first, 0, _) = ask(&listener) else { panic!("it was not restarted yet") };
+    signal(first, libc::SIGKILL);
+    let (_, 2, mut stream) = ask(&listener) else { panic!("it was restarted twice") };
+    stream.write_all(b"a").unwrap();
+    let (_, 3, _) = ask(&listener) else { panic!("it was restarted three times") };
+    signal(parent.0, libc::SIGTERM);
+    parent.ends_well();
+}
+
+fn prefork_gives_up_a_worker_that_cannot_start() {
+    let listener = listen();
+    let parent = fork(|| {
+        let start = Instant::now();
+        let error = Prefork::new(2)
+            .give_up_after(3)
+            .run(|worker| match worker.index() {
+                0 => serve(&listener, worker),
+                _ => Err(std::io::Error::other("no luck")),
+            })
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("worker 1 has died 3 times in a row"), "{text}");
+        assert!(text.contains("exit status: 1"), "{text}");
+        // After 100 and 200 ms.
+        assert!(start.elapsed() >= Duration::from_millis(300));
+        // The other one was stopped.
+        // SAFETY: waitpid may get no place for the status.
+        assert_eq!(unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) }, -1);
+    });
+    parent.ends_well();
+}
+
+fn prefork_ends_when_all_workers_are_done() {
+    let count = Shared::new();
+    let parent = prefork(Prefork::new(3), 0, 0, |_| {
+        // Has a hub, and whoever has not ended is unwound.
+        let _add = spawn({
+            let add = Cell::new(Some(count.add()));
+            move || {
+                let _adds = OnDrop(move || (add.take().unwrap())());
+                park();
+            }
+        });
+        sleep(Duration::from_millis(1));
+        Ok(())
+    });
+    parent.ends_well();
+    assert_eq!(count.get(), 3);
+}
+
+/// A worker that does not end by SIGTERM, and says when it is so far.
+fn stubborn(ready: &std::os::unix::net::UnixStream) -> std::io::Result<()> {
+    // SAFETY: SIG_IGN is no function of ours.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+    (&*ready).write_all(b"!")?;
+    sleep(Duration::from_secs(100));
+    Ok(())
+}
+
+fn prefork_kills_after_the_grace_time() {
+    let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let start = Instant::now();
+    let grace = Duration::from_millis(50);
+    let parent = prefork(Prefork::new(2).grace(grace), 0, 2, |_| stubborn(&there));
+    here.read_exact(&mut [0; 2]).unwrap();
+    signal(parent.0, libc::SIGTERM);
+    parent.ends_well();
+    assert!(start.elapsed() >= grace);
+}
+
+fn prefork_kills_at_once_when_told_twice() {
+    let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let patient = Prefork::new(2).grace(Duration::MAX).on_event({
+        let there = there.try_clone().unwrap();
+        move |event| {
+            if matches!(event, WorkerEvent::Ended { worker, .. } if worker.index() == 1) {
+                (&there).write_all(b"!").unwrap();
+            }
+        }
+    });
+    let parent = prefork(patient, 0, 1, |worker| match worker.index() {
+        0 => stubborn(&there),
+        _ => {
+            (&there).write_all(b"!")?;
+            sleep(Duration::from_secs(100));
+            Ok(())
+        }
+    });
+    here.read_exact(&mut [0; 2]).unwrap();
+    signal(parent.0, libc::SIGTERM);
+    // The first signal has done its work when the worker has ended that obeys it.
+    here.read_exact(&mut [0]).unwrap();
+    signal(parent.0, libc::SIGTERM);
+    parent.ends_well();
+}
+
+fn prefork_leaves_ctrl_c_to_the_parent() {
+    let listener = listen();
+    let parent = prefork(Prefork::new(1), 0, 0, |worker| serve(&listener, worker));
+    let (pid, ..) = ask(&listener);
+    signal(pid, libc::SIGINT);
+    assert_eq!(ask(&listener).0, pid);
+    signal(parent.0, libc::SIGINT);
+    parent.ends_well();
+}
+
+fn prefork_takes_its_workers_along_when_it_is_killed() {
+    let listener = listen();
+    let parent = prefork(Prefork::new(1), 0, 0, |worker| serve(&listener, worker));
+    let (_, _, mut stream) = ask(&listener);
+    signal(parent.0, libc::SIGKILL);
+    // The worker is gone, and its connection with it.
+    assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+}
+
+fn prefork_refuses_a_process_with_other_threads() {
+    unblock(|| ());
+    let error = Prefork::new(1).run(|_| Ok(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("call Prefork::run first in main"), "{error}");
+}
+
+fn prefork_works_in_a_process_with_greenlets() {
+    let count = Shared::new();
+    let greenlet = spawn(count.add());
+    sleep(Duration::ZERO);
+    let queued = spawn(count.add());
+    let done = Prefork::new(2)
+        .run(|_| {
+            nothing_is_left();
+            sleep(Duration::from_millis(1));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(done.restarts, 0);
+    joinall([&greenlet, &queued]);
+    assert_eq!(count.get(), 2);
+}
+
 // ---- Helpers ----------------------------------------------------------------------------------------------------------
 
 /// A number that parents and children count up together: bytes in a pipe.
@@ -519,6 +774,14 @@ impl Shared {
 
     fn get(&self) -> usize {
         (&self.here).read(&mut [0; 100]).unwrap()
+    }
+}
+
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 

@@ -4,8 +4,9 @@
 //! it suspends only before the system call that takes a connection or a datagram, never between that and the spawning of the handler.
 //! Each piece of work has an entry in `Core::live`, from its spawning until its greenlet is about to end.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod prefork;
 mod source;
 
 use std::cell::{Cell, RefCell};
@@ -26,6 +27,7 @@ use crate::sys::clock::NEVER;
 use crate::task::{Ended, Reason};
 use crate::timeout::timeout;
 
+pub use self::prefork::{Prefork, Preforked, Worker, WorkerEvent};
 pub use self::source::{DatagramSocket, Listener, Source};
 
 /// gevent's number: enough that a busy listener costs one turn in a hundred, few enough that the others hardly notice.

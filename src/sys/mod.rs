@@ -9,6 +9,7 @@ pub(crate) mod clock;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod mem;
+pub(crate) mod workers;
 
 use std::io;
 

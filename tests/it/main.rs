@@ -11,6 +11,7 @@ mod net_udp;
 mod net_unix;
 mod scope;
 mod server;
+mod server_datagram;
 mod stress;
 mod switch;
 mod threads;
