@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use switchgrass::{Coroutine, joinall, sleep, spawn, timeout, yield_now};
 
+mod channels;
 mod servers;
 
 const HELP: &str = "\
@@ -20,7 +21,8 @@ usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
   floor --n 10000000                            ns per resume + suspend of corosensei itself
   switch --mode raw   --n 10000000              ns per switch of two coroutines
   switch --mode yield --n 10000000 --tasks 2    ns per yield_now
-  switch --mode chan  --n 4000000               ns per message, ping-pong over two channels made of park and unpark
+  switch --mode chan  --n 4000000               ns per message, ping-pong over two channels of capacity 1
+  channel --n 10000000 --cap 128 --threads 1|2  messages per second, one producer, one consumer; --mode std: std's, on two threads
   spawn_join --n 100000 --batch 1000 --reps 5   ns per greenlet
   idle_mem --n 100000 --block sleep|park        bytes of RSS per parked greenlet
   timers --n 100000 --max-ms 1000               ms beyond the longest sleep
@@ -70,14 +72,16 @@ fn main() {
         keys.insert(key.to_owned(), value);
     }
     let keys = Keys(keys);
-    let outcome = if keys.number("threads", 1) != 1 {
+    let outcome = if keys.number("threads", 1) != 1 && work != "channel" {
         Err("several hubs do not share work yet: --threads 1 only".to_owned())
     } else {
         match (work.as_str(), keys.text("mode", "").as_str()) {
             ("floor", _) => floor(&keys),
             ("switch", "raw") => switch_raw(&keys),
             ("switch", "yield") => switch_yield(&keys),
-            ("switch", "chan") => switch_chan(&keys),
+            ("switch", "chan") => channels::ping_pong(&keys),
+            ("channel", "std") => channels::throughput_std(&keys),
+            ("channel", _) => channels::throughput(&keys),
             ("spawn_join", _) => spawn_join(&keys),
             ("idle_mem", _) => idle_mem(&keys),
             ("timers", _) => timers(&keys),
@@ -102,7 +106,7 @@ fn main() {
     }
 }
 
-fn per(elapsed: Duration, n: u64) -> f64 {
+pub(crate) fn per(elapsed: Duration, n: u64) -> f64 {
     (elapsed.as_nanos() as f64 / n as f64 * 1000.0).round() / 1000.0
 }
 
@@ -208,70 +212,6 @@ fn switch_yield(keys: &Keys) -> Outcome {
     let elapsed = start.elapsed();
     check("yields", count.get(), each * tasks)?;
     Ok((per(elapsed, each * tasks), "ns/yield", vec![]))
-}
-
-/// A channel of capacity 1 between two greenlets, of what the library has for waiting: park and unpark.
-#[derive(Default)]
-struct Channel {
-    message: Cell<Option<u64>>,
-    waiting: Cell<Option<switchgrass::Handle>>,
-}
-
-impl Channel {
-    fn send(&self, message: u64) {
-        while let Some(before) = self.message.take() {
-            self.message.set(Some(before));
-            self.wait();
-        }
-        self.message.set(Some(message));
-        self.wake();
-    }
-
-    fn receive(&self) -> u64 {
-        loop {
-            if let Some(message) = self.message.take() {
-                self.wake();
-                return message;
-            }
-            self.wait();
-        }
-    }
-
-    fn wait(&self) {
-        self.waiting.set(Some(switchgrass::current()));
-        switchgrass::park();
-    }
-
-    fn wake(&self) {
-        if let Some(waiting) = self.waiting.take() {
-            waiting.unpark();
-        }
-    }
-}
-
-fn switch_chan(keys: &Keys) -> Outcome {
-    let n = keys.number("n", 4_000_000) / 2;
-    let (there, back) = (Rc::new(Channel::default()), Rc::new(Channel::default()));
-    let (requests, answers) = (Rc::clone(&there), Rc::clone(&back));
-    let pong = spawn(move || {
-        for _ in 0..n {
-            answers.send(requests.receive() + 1);
-        }
-    });
-    let start = Instant::now();
-    let ping = spawn(move || {
-        (0..n)
-            .filter(|&i| {
-                there.send(i);
-                back.receive() == i + 1
-            })
-            .count()
-    });
-    let right = ping.join().expect("it does not panic");
-    pong.join().expect("it does not panic");
-    let elapsed = start.elapsed();
-    check("right answers", right as u64, n)?;
-    Ok((per(elapsed, n * 2), "ns/message", vec![]))
 }
 
 fn spawn_join(keys: &Keys) -> Outcome {

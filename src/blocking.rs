@@ -93,7 +93,7 @@ where
     submit(Box::new(move || {
         let result = unwind::catch(f);
         *lock(&slot.result) = Some(result);
-        slot.ended.set();
+        slot.ended.set(|tell| tell());
     }));
     // Not refused: that was asked above, and nothing has unwound since.
     let _ = hub.wait_ended(&shared.ended, true, reason, NEVER);

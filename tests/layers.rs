@@ -9,9 +9,10 @@ const LAYERS: &[&[&str]] = &[
     &["coro"],
     &["task"],
     &["hub"],
-    &["timeout", "switch", "generator", "blocking", "io"],
-    &["dns"],
+    &["wait", "timeout", "switch", "generator", "blocking", "io"],
+    &["dns", "sync", "channel", "local"],
     &["greenlet", "net"],
+    &["ready"],
     &["server"],
     &["testing"],
 ];

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::panic::Location;
 use std::time::Duration;
 
-use super::{Greenlet, Handle, launch, wait_for};
+use super::{Greenlet, Handle, Start, launch, wait_for};
 use crate::coro::unwind::{self, AbortIfPanic, Payload};
 use crate::hub::{ScopeExpired, Unwinding, hub};
 use crate::sys::clock::NEVER;
@@ -142,7 +142,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         );
         // SAFETY: what `f` and its result borrow lives at least as long as the scope, which is left after all its
         // greenlets have ended (see `scope`); their handles cannot leave it ('scope). `unhandled` is in the scope.
-        let greenlet = unsafe { launch(origin, None, f, &raw const self.unhandled) };
+        let greenlet = unsafe { launch(origin, Start::Now, f, &raw const self.unhandled) };
         if self.ending.get() {
             greenlet.handle.task().interrupt(Box::new(GreenletExit));
         }

@@ -63,7 +63,7 @@ impl Hub {
                 task.local.state.set(State::Dead);
                 task.local.timer.set(NEVER);
                 task.local.deadline.set(NEVER);
-                task.shared.ended.set_in_child();
+                task.shared.ended.set_left_behind();
             }
         }
 
@@ -77,7 +77,7 @@ impl Hub {
         match task.local.state.get() {
             State::Running | State::Switched | State::Exchanging => true,
             // Not one that the hub would start when its time has come.
-            State::Unstarted => task.local.deadline.get() == NEVER,
+            State::Unstarted => task.is_to_be_started(),
             State::Ready | State::Parked | State::Dead => false,
         }
     }

@@ -206,6 +206,7 @@ impl Hub {
                 Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
                 Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
                 Message::Unpark(task) => on(&task, Task::unpark),
+                Message::Start(task, at) => on(&task, |task| self.start_at(task, at)),
                 Message::Unreferenced(task) => task.unreferenced(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
                 Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
@@ -260,7 +261,10 @@ impl Hub {
                         Box::new(text)
                     }
                 };
-                self.in_loop(|| task.run_body(Err(end)));
+                self.in_loop(|| {
+                    task.run_body(Err(end));
+                    task.drop_locals();
+                });
                 Turn::Finished
             }
         }
@@ -291,7 +295,7 @@ impl Hub {
             self.timers.borrow_mut().forget(task);
         }
         self.unlink(task);
-        task.shared.ended.set();
+        task.shared.ended.set(|tell| self.in_loop(tell));
         if task.shared.kind == Kind::Coroutine {
             task.settle_parent();
         }
@@ -315,5 +319,6 @@ fn run_task(ptr: NonNull<Task>, suspender: &Suspender) {
     let start = task.take_interrupt().map_or(Ok(()), |interrupt| Err(interrupt.into_payload()));
     let guard = AbortIfPanic("a panic reached the root of a greenlet's stack");
     task.run_body(start);
+    task.drop_locals();
     std::mem::forget(guard);
 }

@@ -32,6 +32,7 @@ impl Hub {
         // From here on this function is the loop.
         self.current().local.state.set(State::Parked);
         self.special.set(true);
+        self.current().drop_locals();
         // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
         // until nobody is left or it is enough.
         let rounds = if unwind::is_possible() { PATIENCE } else { 0 };
@@ -54,9 +55,9 @@ impl Hub {
             if let Some(task) = task.here() {
                 task.local.state.set(State::Dead);
             }
-            task.shared().ended.set();
+            task.shared().ended.set(|tell| tell());
         }
-        self.main.shared().ended.set();
+        self.main.shared().ended.set(|tell| tell());
         self.current.set(self.main_ptr);
         if let Some(main) = self.main.here() {
             main.local.state.set(State::Dead);

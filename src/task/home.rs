@@ -26,6 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::cells::{self, Cells};
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
+use crate::sys::clock::Nanos;
 use crate::sys::fork::HeldAtFork;
 
 thread_local! {
@@ -47,6 +48,8 @@ pub(crate) enum Message {
     Interrupt(TaskRef, Payload),
     /// `Handle::unpark`.
     Unpark(TaskRef),
+    /// Start it, if it has not been started: now, or at that time.
+    Start(TaskRef, Option<Nanos>),
     /// Its last handle was dropped over there.
     Unreferenced(TaskRef),
     /// A socket that was registered here was closed over there.

@@ -2,18 +2,24 @@
 //!
 //! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
 
+mod channel;
+mod future;
 mod generator;
 mod greenlet;
 mod hub;
 mod kill;
+mod links;
+mod local;
 mod net;
 mod net_udp;
 mod net_unix;
+mod ready;
 mod scope;
 mod server;
 mod server_datagram;
 mod stress;
 mod switch;
+mod sync;
 mod threads;
 mod timeout;
 mod util;
