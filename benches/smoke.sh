@@ -28,6 +28,7 @@ good idle_mem --n 10000 --block park
 good idle_mem --n 10000 --block sleep
 good timers --n 1000 --max-ms 50
 good timeouts --n 100000
+good file_read --n 1000
 port=17700
 serve() {
     port=$((port + 1))

@@ -27,6 +27,7 @@ usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
   idle_mem --n 100000 --block sleep|park        bytes of RSS per parked greenlet
   timers --n 100000 --max-ms 1000               ms beyond the longest sleep
   timeouts --n 10000000                         ns per timeout that does not fire
+  file_read --n 5000 --size 4096 --tasks 1      ns per fs::read of a cached file, and those of std::fs::read
   echo --addr 127.0.0.1:7000                    server: switchgrass
   echo-mio --addr 127.0.0.1:7000                server: written by hand on mio, the baseline
   http --addr 127.0.0.1:7000                    server: HTTP/1.1 keep-alive
@@ -86,6 +87,7 @@ fn main() {
             ("idle_mem", _) => idle_mem(&keys),
             ("timers", _) => timers(&keys),
             ("timeouts", _) => timeouts(&keys),
+            ("file_read", _) => file_read(&keys),
             ("echo", _) => servers::echo(&keys),
             ("echo-mio", _) => servers::echo_mio(&keys),
             ("http", _) => servers::http(&keys),
@@ -349,4 +351,36 @@ fn timeouts(keys: &Keys) -> Outcome {
     check("timeouts that did not fire", done, n)?;
     std::mem::forget(others);
     Ok((per(elapsed, n), "ns/timeout", vec![]))
+}
+
+/// In turn, so that both meet the same noise; the medians of 20 rounds.
+fn file_read(keys: &Keys) -> Outcome {
+    let (n, tasks) = (keys.number("n", 5_000), keys.number("tasks", 1).max(1));
+    let path = std::env::temp_dir().join(format!("switchgrass-bench-{}", std::process::id()));
+    std::fs::write(&path, vec![b'x'; keys.number("size", 4096) as usize])
+        .map_err(|error| error.to_string())?;
+    let each = n.div_ceil(20 * tasks);
+    let round = |read: fn(&std::path::Path) -> std::io::Result<Vec<u8>>| {
+        let start = Instant::now();
+        let greenlets: Vec<_> = (0..tasks)
+            .map(|_| {
+                let path = path.clone();
+                spawn(move || (0..each).for_each(|_| drop(black_box(read(&path).expect("it is there")))))
+            })
+            .collect();
+        joinall(&greenlets);
+        start.elapsed().as_nanos() as f64 / (each * tasks) as f64
+    };
+    let (mut ours, mut stds) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        stds.push(round(|path| std::fs::read(path)));
+        ours.push(round(|path| switchgrass::fs::read(path)));
+    }
+    let _ = std::fs::remove_file(&path);
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let (ours, stds) = (median(ours), median(stds));
+    Ok((ours, "ns", vec![("std_ns", stds), ("ratio", ours / stds)]))
 }

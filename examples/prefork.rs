@@ -38,7 +38,9 @@ fn serve(worker: Worker, listener: &TcpListener) -> io::Result<()> {
     })?;
     // One connection each is very little. Here it makes sure that the second connection is the other worker's. That a worker takes but one at a
     // time from the queue (`max_accept`) is right for all listeners that are shared.
-    server.max_connections(1).max_accept(1).serve_forever()
+    let server = server.max_connections(1).max_accept(1);
+    // Until the parent tells it to stop. Then it accepts no more, and live connections have most of the grace time to end.
+    worker.serve(&server)
 }
 
 /// Tells who it is, and again each time it is asked.

@@ -17,9 +17,10 @@ use std::{env, fs, thread};
 
 use switchgrass::net::{TcpListener, TcpStream, UnixStream};
 use switchgrass::server::{Prefork, StreamServer, Worker, WorkerEvent};
+use switchgrass::sync::Semaphore;
 use switchgrass::{
-    Coroutine, Generator, current, joinall, park, scope, sleep, spawn, spawn_later, testing, timeout,
-    unblock, yield_now,
+    Coroutine, Generator, Greenlet, Waitable, current, joinall, park, scope, sleep, spawn, spawn_later,
+    testing, timeout, unblock, wait, yield_now,
 };
 
 macro_rules! cases {
@@ -46,6 +47,10 @@ const CASES: &[(&str, fn())] = cases! {
     a_generator_may_fork;
     a_timeout_goes_on_in_both;
     a_scope_ends_in_both;
+    a_permit_is_not_lost_to_who_was_left_behind;
+    links_are_called_in_the_parent_only;
+    what_waits_for_several_is_told_who_was_left_behind;
+    signals_can_be_handled_in_the_child;
     the_child_can_do_everything;
     a_child_of_a_child_can_do_everything;
     jobs_of_the_pool_are_the_parents;
@@ -60,6 +65,7 @@ const CASES: &[(&str, fn())] = cases! {
     prefork_starts_a_worker_again_that_was_killed_or_has_panicked;
     prefork_gives_up_a_worker_that_cannot_start;
     prefork_ends_when_all_workers_are_done;
+    prefork_gives_live_connections_time_to_end;
     prefork_kills_after_the_grace_time;
     prefork_kills_at_once_when_told_twice;
     prefork_leaves_ctrl_c_to_the_parent;
@@ -285,6 +291,76 @@ fn a_scope_ends_in_both() {
     });
     assert_eq!(count.get(), if child.is_some() { 2 } else { 1 });
     child.iter().for_each(Child::ends_well);
+}
+
+fn a_permit_is_not_lost_to_who_was_left_behind() {
+    let semaphore = Rc::new(Semaphore::new(0));
+    let waits = || {
+        let semaphore = Rc::clone(&semaphore);
+        spawn(move || std::mem::forget(semaphore.acquire()))
+    };
+    let first = waits();
+    yield_now();
+    fork(|| {
+        let second = waits();
+        yield_now();
+        semaphore.release();
+        second.join().unwrap();
+    })
+    .ends_well();
+    semaphore.release();
+    first.join().unwrap();
+}
+
+fn links_are_called_in_the_parent_only() {
+    let count = Shared::new();
+    let (one, another) = (spawn(park), Greenlet::new(count.add()));
+    let add = count.add();
+    one.link(move |_| add());
+    yield_now();
+    fork(|| {
+        joinall([&one]);
+        (0..100).for_each(|_| yield_now());
+        // One that nobody had started yet can be started in both.
+        another.start();
+        joinall([&another]);
+    })
+    .ends_well();
+    assert_eq!(count.get(), 1);
+    one.handle().unpark();
+    another.start();
+    joinall([&one]);
+    joinall([&another]);
+    (0..100).for_each(|_| yield_now());
+    assert_eq!(count.get(), 2);
+}
+
+fn what_waits_for_several_is_told_who_was_left_behind() {
+    let others = [spawn(park), spawn(park)];
+    let forking = spawn(|| raw_fork().inspect(Child::ends_well).is_none());
+    let waitable: [&dyn Waitable; 3] = [&others[0], &forking, &others[1]];
+    let is_child = || *forking.value().expect("it was waited for");
+    assert_eq!(wait(waitable, Some(1), None).len(), 1);
+    if forking.is_ready() && !is_child() {
+        others.iter().for_each(|other| other.handle().unpark());
+    }
+    assert_eq!(wait(waitable, None, None).len(), 3);
+}
+
+fn signals_can_be_handled_in_the_child() {
+    let parents = spawn(|| switchgrass::signal::wait(&[libc::SIGUSR1]));
+    yield_now();
+    let child = fork(|| {
+        let mut signals = switchgrass::signal::Signals::new(&[libc::SIGUSR1]).unwrap();
+        // SAFETY: raise takes a number.
+        unsafe { libc::raise(libc::SIGUSR1) };
+        assert_eq!(signals.wait().unwrap(), libc::SIGUSR1);
+    });
+    child.ends_well();
+    yield_now();
+    assert!(!parents.is_ready());
+    signal(std::process::id() as libc::pid_t, libc::SIGUSR1);
+    assert_eq!(parents.join().unwrap().unwrap(), libc::SIGUSR1);
 }
 
 // ---- Descriptors ------------------------------------------------------------------------------------------------------
@@ -536,6 +612,7 @@ fn serve(listener: &std::net::TcpListener, worker: Worker) -> std::io::Result<()
             _ => {}
         }
     })?;
+    // Without `Worker::serve`, so that SIGTERM ends the process.
     server.max_connections(1).max_accept(1).serve_forever()
 }
 
@@ -661,6 +738,43 @@ fn prefork_ends_when_all_workers_are_done() {
     });
     parent.ends_well();
     assert_eq!(count.get(), 3);
+}
+
+fn prefork_gives_live_connections_time_to_end() {
+    let listener = listen();
+    let ended = Shared::new();
+    let patient = Prefork::new(2).grace(Duration::from_secs(50)).on_event({
+        let there = ended.there.try_clone().unwrap();
+        move |event| {
+            if let WorkerEvent::Ended { status, .. } = event {
+                assert!(status.unwrap().success());
+                (&there).write_all(b"+").unwrap();
+            }
+        }
+    });
+    let parent = prefork(patient, 0, 0, |worker| {
+        let server = StreamServer::new(listener.try_clone()?, |stream, _| {
+            let _ = std::io::copy(&mut &stream, &mut &stream);
+        })?;
+        worker.serve(&server.max_connections(1))
+    });
+    let talk = |mut stream: &std::net::TcpStream| {
+        stream.write_all(b"?").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+    };
+    let [one, other] =
+        [(); 2].map(|()| std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    talk(&one);
+    talk(&other);
+    signal(parent.0, libc::SIGTERM);
+    // One worker ends when its connection does; the other one still serves then.
+    drop(one);
+    ended.here.set_nonblocking(false).unwrap();
+    assert_eq!(ended.get(), 1);
+    talk(&other);
+    drop(other);
+    parent.ends_well();
+    assert_eq!(ended.get(), 1);
 }
 
 /// A worker that does not end by SIGTERM, and says when it is so far.

@@ -10,14 +10,17 @@
 //! All others, which the hub would run, run in the parent only. In the child they are dead: they never run, their destructors do not either, and
 //! their stacks stay as they are, for others may borrow from them.
 
+use std::sync::Once;
+
 use super::{Hub, existing};
 use crate::sys;
 use crate::sys::clock::NEVER;
 use crate::sys::fork;
 use crate::task::{Home, State, Task};
 
-/// To be called once.
-pub(super) fn watch() {
+/// Sees to it that a child of this process finds everything as it should be there: what the hubs have, and what `task` counts.
+pub(crate) fn watch_forks() {
+    static WATCHED: Once = Once::new();
     extern "C" fn prepare() {
         Home::before_fork();
     }
@@ -30,7 +33,7 @@ pub(super) fn watch() {
             hub.begin_anew();
         }
     }
-    fork::at_fork(prepare, in_parent, in_child);
+    WATCHED.call_once(|| fork::at_fork(prepare, in_parent, in_child));
 }
 
 impl Hub {

@@ -13,6 +13,7 @@
 
 mod descriptors;
 mod fork;
+mod masked;
 mod poller;
 mod report;
 mod run;
@@ -25,7 +26,6 @@ use std::io;
 use std::ops::Range;
 use std::panic::Location;
 use std::ptr::{self, NonNull};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -36,6 +36,9 @@ use crate::sys::clock::{self, Nanos};
 use crate::sys::{self, fork::generation};
 use crate::task::{Body, Ended, Home, Kind, Listener, Origin, Reason, State, Task, TaskRef, Waker};
 
+pub(crate) use self::descriptors::Waits;
+pub(crate) use self::fork::watch_forks;
+pub(crate) use self::masked::Masked;
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
 use self::run::{CHECKS_PER_TURN, RESUMES_PER_CHECK};
@@ -244,8 +247,7 @@ fn create() -> &'static Hub {
     HUB.set(hub);
     hub_main(hub).local.state.set(State::Running);
     overflow::install(report::who_runs);
-    static WATCH_FORKS: Once = Once::new();
-    WATCH_FORKS.call_once(fork::watch);
+    watch_forks();
     // A thread whose thread-locals are being destroyed cannot register this again: then this hub is never closed, nor are its
     // descriptors. That takes a destructor of a thread-local that waits when the thread's hub has been closed already.
     let _ = CLOSE_AT_THREAD_END.try_with(|_| {});

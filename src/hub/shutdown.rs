@@ -41,11 +41,13 @@ impl Hub {
             for task in living.iter().rev().filter_map(|task| task.here()) {
                 task.interrupt(Box::new(GreenletExit));
             }
-            let mut next = None;
-            while let Some(task) = next.take().or_else(|| self.home.ready().pop_front()) {
-                if task != self.main_ptr {
-                    next = self.resume(task);
-                }
+            self.run_while_closing();
+            // Who waits for another thread now is masked, since all others were refused: what it has lent to that thread must be back
+            // before its frame can go.
+            while self.outside_waits.get() > 0 {
+                self.sleep_until_mail();
+                self.read_mail();
+                self.run_while_closing();
             }
             if self.live.get().is_none() {
                 break;
@@ -55,15 +57,24 @@ impl Hub {
             if let Some(task) = task.here() {
                 task.local.state.set(State::Dead);
             }
-            task.shared().ended.set(|tell| tell());
+            task.shared().ended.set();
         }
-        self.main.shared().ended.set(|tell| tell());
+        self.main.shared().ended.set();
         self.current.set(self.main_ptr);
         if let Some(main) = self.main.here() {
             main.local.state.set(State::Dead);
         }
         self.home.move_out();
         true
+    }
+
+    fn run_while_closing(&self) {
+        let mut next = None;
+        while let Some(task) = next.take().or_else(|| self.home.ready().pop_front()) {
+            if task != self.main_ptr {
+                next = self.resume(task);
+            }
+        }
     }
 
     /// A task wants to wait while its hub closes: it is to unwind, or to stop for good. A masked one may wait for

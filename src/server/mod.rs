@@ -631,7 +631,7 @@ impl<S: Source> Core<S> {
     fn settle(&self) {
         let all_have_ended = || self.shifts.borrow().iter().all(|(_, acceptor)| acceptor.is_ready());
         if self.open.borrow().is_none() && all_have_ended() {
-            self.closed.set(|tell| tell());
+            self.closed.set();
         }
     }
 

@@ -10,8 +10,12 @@ use std::io::{self, Write};
 use std::process::{self, ExitStatus};
 use std::time::{Duration, Instant};
 
+use super::{Server, Source};
 use crate::coro::unwind;
+use crate::greenlet::spawn;
+use crate::signal::{SIGINT, SIGKILL, SIGTERM, Signals};
 use crate::sys;
+use crate::sys::process::kill;
 use crate::sys::workers::{self, Watch};
 
 /// A worker that ends sooner than this after its start has failed to start.
@@ -26,22 +30,21 @@ const LOOK: Duration = Duration::from_secs(3600);
 /// Several worker processes, each with a hub of its own, and the parent, which starts them again when they die: to use all cores.
 ///
 /// ```no_run
-/// use std::time::Duration;
 /// use switchgrass::server::{Prefork, StreamServer};
 ///
 /// fn main() -> std::io::Result<()> {
 ///     // Before the fork, so that all have the same listener.
 ///     let listener = std::net::TcpListener::bind("127.0.0.1:8080")?;
-///     Prefork::new(4).run(|_worker| {
+///     Prefork::new(4).run(|worker| {
 ///         let server = StreamServer::new(listener.try_clone()?, |stream, _peer| drop(stream))?.max_accept(1);
-///         server.serve_forever()
+///         worker.serve(&server)
 ///     })?;
 ///     Ok(())
 /// }
 /// ```
 ///
-/// **To stop**, send SIGTERM or SIGINT (Ctrl-C) to the parent. It sends SIGTERM to the workers, which end by it, unless they handle it: then they have the
-/// [grace time](Self::grace) to end in; after it, or at a second signal, SIGKILL ends them. A worker ignores SIGINT, since a terminal sends it to
+/// **To stop**, send SIGTERM or SIGINT (Ctrl-C) to the parent. It sends SIGTERM to the workers, which end by it, unless they handle it, as [`Worker::serve`]
+/// does: then they have the [grace time](Self::grace) to end in; after it, or at a second signal, SIGKILL ends them. A worker ignores SIGINT, since a terminal sends it to
 /// all. If the parent itself is killed, its workers get SIGTERM (on Linux).
 ///
 /// **A worker that dies** (by an error, a panic, a signal) is started again: at once if it has lived a second, else after 0.1 s, 0.2 s, and so on up to
@@ -104,7 +107,7 @@ impl Prefork {
         let mut crew = Crew {
             slots: (0..self.workers)
                 .map(|index| Slot {
-                    worker: Worker { index, restarts: 0 },
+                    worker: Worker { index, restarts: 0, grace: self.grace },
                     short: 0,
                     state: State::Due(Instant::now()),
                 })
@@ -136,7 +139,7 @@ impl Prefork {
                     None => Ok(crew.summary),
                 };
             }
-            if let Some(libc::SIGTERM | libc::SIGINT) = watch.next(crew.time_to_next(now)) {
+            if let Some(SIGTERM | SIGINT) = watch.next(crew.time_to_next(now)) {
                 crew.stop(self.grace);
             }
             // It may have been SIGCHLD, or the time.
@@ -160,6 +163,7 @@ impl fmt::Debug for Prefork {
 pub struct Worker {
     index: usize,
     restarts: u32,
+    grace: Duration,
 }
 
 impl Worker {
@@ -171,6 +175,25 @@ impl Worker {
     /// How many have died before at this place.
     pub fn restarts(&self) -> u32 {
         self.restarts
+    }
+
+    /// Serves until the parent says to stop (or SIGTERM comes from elsewhere): then [stops](Server::stop) the server, and gives live connections nine tenths of
+    /// the [grace time](Prefork::grace). May switch.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::serve_forever`]. If the signal cannot be handled, since there are no more descriptors.
+    pub fn serve<S: Source>(&self, server: &Server<S>) -> io::Result<()> {
+        let mut signals = Signals::new(&[SIGTERM])?;
+        let (stopping, grace) = (server.clone(), self.grace - self.grace / 10);
+        let stop = spawn(move || {
+            if signals.wait().is_ok() {
+                stopping.stop(grace);
+            }
+        });
+        let result = server.serve_forever();
+        stop.kill();
+        result
     }
 
     /// The whole life of a worker.
@@ -284,7 +307,7 @@ impl Crew {
         self.stopping = Some(now + grace.min(LOOK * 1_000_000));
         for slot in &mut self.slots {
             match slot.state {
-                State::Running { pid, .. } => workers::send(pid, libc::SIGTERM),
+                State::Running { pid, .. } => send(pid, SIGTERM),
                 State::Due(_) => slot.state = State::Done,
                 State::Done => {}
             }
@@ -306,7 +329,7 @@ impl Crew {
             if overdue && !*killed {
                 *killed = true;
                 self.summary.killed += 1;
-                workers::send(*pid, libc::SIGKILL);
+                send(*pid, SIGKILL);
             }
             let (pid, since) = (*pid, *since);
             match workers::reap(pid) {
@@ -350,12 +373,17 @@ impl Crew {
     }
 }
 
+/// To a child that has not been reaped, so there is nothing that could fail.
+fn send(pid: u32, signal: i32) {
+    let _ = kill(pid, signal);
+}
+
 /// If `on_event` panics, the workers do not stay alone.
 impl Drop for Crew {
     fn drop(&mut self) {
         for slot in &self.slots {
             if let State::Running { pid, .. } = slot.state {
-                workers::send(pid, libc::SIGTERM);
+                send(pid, SIGTERM);
             }
         }
     }

@@ -10,6 +10,9 @@ pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod lock;
 pub(crate) mod mem;
+pub(crate) mod names;
+pub(crate) mod process;
+pub(crate) mod signal;
 pub(crate) mod workers;
 
 use std::io;

@@ -119,9 +119,3 @@ pub(crate) fn reap(pid: u32) -> io::Result<Option<ExitStatus>> {
     let found = check(unsafe { libc::waitpid(pid as libc::pid_t, &mut status, libc::WNOHANG) })?;
     Ok((found > 0).then(|| ExitStatus::from_raw(status)))
 }
-
-/// Sends a signal to a child that has not been reaped.
-pub(crate) fn send(pid: u32, signal: libc::c_int) {
-    // SAFETY: kill has no pointers. It cannot fail for a child of ours; and if it has ended, nothing happens.
-    unsafe { libc::kill(pid as libc::pid_t, signal) };
-}

@@ -260,7 +260,7 @@ impl Home {
     /// In the child there is only this thread's home; the hubs of the other ones are gone.
     pub(crate) fn after_fork_in_child() {
         let Some(mut locks) = FORKING.take() else { return };
-        set_idle_workers(0);
+        forget_idle_workers();
         let own = here();
         for HomeLocks { home, inbox, alarm, .. } in &mut locks.each {
             let alarm = alarm.take();
@@ -389,9 +389,17 @@ pub(crate) fn idle_workers() -> usize {
     IDLE_WORKERS.load(Ordering::SeqCst)
 }
 
-/// Says how many OS threads of ours have nothing to do.
-pub(crate) fn set_idle_workers(count: usize) {
-    IDLE_WORKERS.store(count, Ordering::SeqCst);
+/// Of some OS threads of ours, so many have nothing to do now, and so many had before.
+pub(crate) fn change_idle_workers(before: usize, now: usize) {
+    // Each side undoes only what it did before, so the sum does not fall below zero, in whichever order.
+    if before != now {
+        IDLE_WORKERS.fetch_add(now.wrapping_sub(before), Ordering::SeqCst);
+    }
+}
+
+/// In a forked child: none of them is here.
+pub(crate) fn forget_idle_workers() {
+    IDLE_WORKERS.store(0, Ordering::SeqCst);
 }
 
 #[inline(always)]

@@ -36,7 +36,7 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Message, here, idle_workers, set_idle_workers};
+pub(crate) use self::home::{Home, Message, change_idle_workers, here, idle_workers};
 pub(crate) use self::locals::{Inherit, LocalValue, Locals};
 pub(crate) use self::waker::{Call, Ended, Listener, Waker, Wakeup};
 pub(crate) use self::watch::{WatchSet, Watcher};

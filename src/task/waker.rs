@@ -34,6 +34,7 @@ impl Waker {
         }
     }
 
+    /// Whether both end the same park.
     pub(crate) fn is(&self, other: &Waker) -> bool {
         self.epoch == other.epoch && self.task.0 == other.task.0
     }
@@ -149,10 +150,14 @@ impl Ended {
         self.state.load(Ordering::Acquire) == ENDED
     }
 
-    /// It has ended: tells all who wait, in the order in which they came. `context` calls what it is given: some of them are told by a function of
-    /// the user's.
+    /// It has ended: tells all who wait, in the order in which they came.
+    pub(crate) fn set(&self) {
+        self.set_by(|tell| tell());
+    }
+
+    /// As [`Ended::set`]. `context` calls what it is given: some are told by a function of the user's.
     #[inline]
-    pub(crate) fn set(&self, context: impl FnOnce(&dyn Fn())) {
+    pub(crate) fn set_by(&self, context: impl FnOnce(&dyn Fn())) {
         if self.state.swap(ENDED, Ordering::AcqRel) == AWAITED {
             context(&|| self.tell_all());
         }

@@ -28,7 +28,7 @@ fn each_greenlet_has_its_own_value_across_switches() {
         .collect();
     assert_eq!(switchgrass::joinall_raise(both), [(1, 1), (2, 1)]);
     assert_eq!(COUNT.get(), 1, "main has one of its own");
-    let mut coroutine = Coroutine::new(|(): ()| COUNT.set(9));
+    let coroutine = Coroutine::new(|(): ()| COUNT.set(9));
     coroutine.switch(()).unwrap();
     assert_eq!(COUNT.get(), 1);
 }

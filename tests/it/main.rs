@@ -3,6 +3,8 @@
 //! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
 
 mod channel;
+mod dns;
+mod fs;
 mod future;
 mod generator;
 mod greenlet;
@@ -13,13 +15,16 @@ mod local;
 mod net;
 mod net_udp;
 mod net_unix;
+mod process;
 mod ready;
 mod scope;
 mod server;
 mod server_datagram;
+mod signal;
 mod stress;
 mod switch;
 mod sync;
+mod threadpool;
 mod threads;
 mod timeout;
 mod util;
