@@ -60,16 +60,18 @@
 
 pub mod channel;
 mod coro;
+mod descriptor;
 pub mod dns;
 pub mod fs;
 mod generator;
 mod greenlet;
 mod hub;
-mod io;
+pub mod io;
 pub mod local;
 pub mod net;
 pub mod process;
 mod ready;
+pub mod select;
 pub mod server;
 pub mod signal;
 mod switch;

@@ -9,10 +9,10 @@ const LAYERS: &[&[&str]] = &[
     &["coro"],
     &["task"],
     &["hub"],
-    &["wait", "timeout", "switch", "generator", "threadpool", "io"],
-    &["dns", "fs", "sync", "channel", "local"],
+    &["wait", "timeout", "switch", "generator", "threadpool", "descriptor"],
+    &["dns", "fs", "select", "sync", "channel", "local"],
     &["greenlet", "net"],
-    &["ready", "signal"],
+    &["ready", "signal", "io"],
     &["process", "server"],
     &["testing"],
 ];
