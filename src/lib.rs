@@ -30,6 +30,7 @@
 //!   borrow, [`unblock`] for work that can only block.
 //! - **OS threads**: [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
 //! - **Sockets**: [`net`], with std's types and methods; [`server`]s for streams and datagrams.
+//! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
 //!
 //! # How it works
@@ -72,7 +73,9 @@ mod hub;
 pub mod io;
 pub mod local;
 pub mod net;
+pub mod pool;
 pub mod process;
+pub mod queue;
 mod ready;
 pub mod select;
 pub mod server;

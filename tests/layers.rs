@@ -10,10 +10,10 @@ const LAYERS: &[&[&str]] = &[
     &["task"],
     &["hub"],
     &["wait", "timeout", "switch", "generator", "threadpool", "descriptor"],
-    &["dns", "fs", "select", "sync", "channel", "local"],
+    &["dns", "fs", "select", "sync", "channel", "queue", "local"],
     &["greenlet", "net"],
     &["ready", "signal", "io"],
-    &["process", "server"],
+    &["process", "server", "pool"],
     &["testing"],
 ];
 

@@ -221,13 +221,26 @@ impl Hub {
     /// ([`Hub::unwind_now`]), and which goes on first. See `greenlet::scope`.
     #[inline(always)]
     pub(crate) fn may_suspend(&self, reason: Reason) -> Result<&Task, Unwinding> {
-        if std::thread::panicking() && self.current().local.masked.get() == 0 {
+        if self.is_unwinding() {
             return Err(Unwinding);
         }
         if self.no_waiting.get() {
             self.refuse_to_suspend(reason);
         }
         Ok(self.current())
+    }
+
+    /// Whether the current task unwinds: then [`Hub::may_suspend`] gives the error.
+    #[inline(always)]
+    pub(crate) fn is_unwinding(&self) -> bool {
+        std::thread::panicking() && self.current().local.masked.get() == 0
+    }
+
+    /// Whether nothing may wait: then [`Hub::may_suspend`] unwinds, or stops the current task for good. (Only one that is masked gets
+    /// through.) Who holds a lock has to ask this first.
+    #[inline]
+    pub(crate) fn refuses_to_suspend(&self) -> bool {
+        self.no_waiting.get()
     }
 
     #[cold]
