@@ -10,8 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -19,8 +18,8 @@ use switchgrass::net::{TcpListener, TcpStream, UnixStream};
 use switchgrass::server::{Prefork, StreamServer, Worker, WorkerEvent};
 use switchgrass::sync::Semaphore;
 use switchgrass::{
-    Coroutine, Generator, Greenlet, Waitable, current, joinall, park, scope, sleep, spawn, spawn_later,
-    testing, timeout, unblock, wait, yield_now,
+    Coroutine, Generator, Greenlet, Handle, Waitable, current, joinall, park, scope, sleep, spawn,
+    spawn_later, testing, timeout, unblock, wait, yield_now,
 };
 
 macro_rules! cases {
@@ -55,6 +54,7 @@ const CASES: &[(&str, fn())] = cases! {
     a_child_of_a_child_can_do_everything;
     jobs_of_the_pool_are_the_parents;
     with_other_threads_at_work_the_child_can_do_everything;
+    with_hubs_that_come_and_go_the_child_can_do_all_that_takes_no_thread;
     a_greenlet_of_a_thread_that_is_gone_is_not_waited_for;
     a_thread_without_a_hub_may_fork;
     a_server_serves_in_both;
@@ -482,39 +482,58 @@ fn jobs_of_the_pool_are_the_parents() {
     assert!(job.join().unwrap());
 }
 
-/// Threads that send messages all the time, start and end hubs, and use the pool: in some of many forks one of them has just a lock.
-fn with_other_threads_at_work_the_child_can_do_everything() {
-    let stop = Arc::new(AtomicBool::new(false));
+/// Forks many times while threads do these things again and again: in some of the forks one of them has just a lock.
+fn fork_while(work: &[fn(&Handle)], child: impl Fn(&Handle)) {
+    let (stop, running) = (AtomicBool::new(false), AtomicUsize::new(0));
     let main = current();
-    let threads: Vec<_> = (0..4)
-        .map(|n| {
-            let (stop, main) = (Arc::clone(&stop), main.clone());
-            thread::spawn(move || {
+    thread::scope(|s| {
+        for work in work {
+            s.spawn(|| {
+                running.fetch_add(1, Ordering::Relaxed);
                 while !stop.load(Ordering::Relaxed) {
-                    match n {
-                        0 | 1 => main.unpark(),
-                        2 => thread::spawn(yield_now).join().unwrap(),
-                        _ => unblock(|| ()),
-                    }
+                    work(&main);
                     // Not faster than main can read its messages.
                     thread::park_timeout(Duration::from_micros(20));
                 }
-            })
-        })
-        .collect();
-    for _ in 0..200 {
-        fork(|| {
-            main.unpark();
-            assert_eq!(spawn(|| 1).join().unwrap(), 1);
-            thread_end();
-            sleep(Duration::ZERO);
-            assert_eq!(unblock(|| 2), 2);
-        })
-        .ends_well();
+            });
+        }
+        while running.load(Ordering::Relaxed) < work.len() {
+            thread::yield_now();
+        }
+        for _ in 0..200 {
+            fork(|| child(&main)).ends_well();
+            park();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+fn with_other_threads_at_work_the_child_can_do_everything() {
+    // Now, so that no thread is just being started when the process forks: that takes locks of std, which the child would find locked.
+    unblock(|| ());
+    let post: fn(&Handle) = Handle::unpark;
+    fork_while(&[post, post, |_| unblock(|| ())], |main| {
+        main.unpark();
         park();
-    }
-    stop.store(true, Ordering::Relaxed);
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(spawn(|| 1).join().unwrap(), 1);
+        sleep(Duration::ZERO);
+        assert_eq!(unblock(|| 2), 2);
+        thread_end();
+    });
+}
+
+fn with_hubs_that_come_and_go_the_child_can_do_all_that_takes_no_thread() {
+    let hub: fn(&Handle) = |_| thread::spawn(yield_now).join().unwrap();
+    fork_while(&[hub, hub, Handle::unpark], |main| {
+        main.unpark();
+        park();
+        assert_eq!(spawn(|| 1).join().unwrap(), 1);
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let reading = spawn(move || (&there).read_exact(&mut [0]));
+        yield_now();
+        here.write_all(b"!").unwrap();
+        reading.join().unwrap().unwrap();
+    });
 }
 
 fn a_greenlet_of_a_thread_that_is_gone_is_not_waited_for() {
