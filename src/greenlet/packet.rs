@@ -135,7 +135,7 @@ impl<T> ResultPart<T> {
     pub(super) unsafe fn take(&self) -> Result<T, Payload> {
         if self.bits.load(Ordering::Acquire) & DONE == 0 {
             return Err(Box::new(
-                "the thread of this greenlet has ended, and the greenlet could not be unwound",
+                "this greenlet has no result: its thread has ended and it could not be unwound, or it was left behind in the parent process by a fork",
             ));
         }
         // SAFETY: DONE is set and DETACHED is not, so the value is the handle's, which is the caller's.

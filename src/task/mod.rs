@@ -36,7 +36,7 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Message, change_idle_workers, forget_idle_workers, here, idle_workers};
+pub(crate) use self::home::{Home, Message, change_idle_workers, here, idle_workers};
 pub(crate) use self::locals::{Inherit, LocalValue, Locals};
 pub(crate) use self::waker::{Call, Ended, Listener, Waker, Wakeup};
 pub(crate) use self::watch::{WatchSet, Watcher};
@@ -765,6 +765,12 @@ impl TaskRef {
         }
     }
 
+    /// Whether the hub of this task is gone: its thread has ended, or is one of the parent process only.
+    pub(crate) fn has_no_hub(&self) -> bool {
+        let shared = self.shared();
+        shared.home.incarnation() != shared.incarnation
+    }
+
     /// Starts a task that has not been started, from any thread.
     pub(crate) fn start(&self) {
         match self.here() {
@@ -776,12 +782,7 @@ impl TaskRef {
 
     /// The name of the thread that this task belongs to, for errors.
     pub(crate) fn thread_name(&self) -> String {
-        let shared = self.shared();
-        if shared.home.incarnation() == shared.incarnation {
-            shared.home.thread_name()
-        } else {
-            "(which has exited)".to_owned()
-        }
+        if self.has_no_hub() { "(which has exited)".to_owned() } else { self.shared().home.thread_name() }
     }
 }
 

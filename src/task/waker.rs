@@ -162,6 +162,25 @@ impl Ended {
         }
     }
 
+    /// As [`Ended::set`], of a task that was left behind by a fork: wakes those who wait for the end in the child, too. All else that was to be done then is
+    /// the parent's to do.
+    pub(crate) fn set_left_behind(&self) {
+        if self.state.swap(ENDED, Ordering::AcqRel) != AWAITED {
+            return;
+        }
+        // If a thread that is no more has the lock, the list may be half-changed. Nobody needs it any longer.
+        let Some(listeners) = self.waiting.try_lock().map(|mut waiting| std::mem::take(&mut *waiting)) else {
+            return;
+        };
+        for listener in listeners {
+            match listener {
+                Listener::Task(waker) => waker.wake(),
+                Listener::Watcher(watcher) => watcher.try_notify(),
+                other => std::mem::forget(other),
+            }
+        }
+    }
+
     #[cold]
     fn tell_all(&self) {
         // Nobody can be added any more. The first comes last, where taking one out moves none.
