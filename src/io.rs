@@ -8,7 +8,7 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub(crate) use crate::hub::Direction;
-use crate::hub::{self, Hub, SlotId, Wake, hub};
+use crate::hub::{self, Hub, SlotId, Waits, Wake, hub};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::fd;
 use crate::task::{Home, Message, Reason};
@@ -216,7 +216,14 @@ impl<S: AsFd> Io<S> {
     /// Waits until the descriptor is ready in that direction, for an operation that was just begun.
     pub(crate) fn wait(&self, direction: Direction, what: &'static str, deadline: Nanos) -> io::Result<()> {
         let hub = hub();
-        self.wait_here(hub, self.slot_of(hub), direction, what, deadline)
+        self.wait_here(hub, self.slot_of(hub), direction, what, deadline, Waits::ForIt)
+    }
+
+    /// Waits until there is something to read, as one that does not count: if all others wait for what can never come, that is a
+    /// deadlock all the same.
+    pub(crate) fn wait_in_background(&self, what: &'static str) -> io::Result<()> {
+        let hub = hub();
+        self.wait_here(hub, self.slot_of(hub), Direction::Read, what, NEVER, Waits::InBackground)
     }
 
     /// Writes all of `buffer` by `write`. The write timeout limits the whole.
@@ -274,7 +281,7 @@ impl<S: AsFd> Io<S> {
                 }
             }
             let deadline = *deadline.get_or_insert_with(|| self.deadline(direction));
-            self.wait_here(hub, slot, direction, what, deadline)?;
+            self.wait_here(hub, slot, direction, what, deadline, Waits::ForIt)?;
         }
     }
 
@@ -285,6 +292,7 @@ impl<S: AsFd> Io<S> {
         direction: Direction,
         what: &'static str,
         deadline: Nanos,
+        waits: Waits,
     ) -> io::Result<()> {
         let reason = Reason::of(what, self.source.as_fd().as_raw_fd() as u64);
         let _busy = Busy::claim(&self.half(direction).busy, reason)?;
@@ -292,7 +300,7 @@ impl<S: AsFd> Io<S> {
             Some(slot) => slot,
             None => self.register(hub, direction)?,
         };
-        match hub.wait_fd(slot, self.source.as_fd(), direction, reason, deadline)? {
+        match hub.wait_fd(slot, self.source.as_fd(), direction, reason, deadline, waits)? {
             Wake::Notified => Ok(()),
             Wake::TimedOut => Err(io::Error::new(io::ErrorKind::TimedOut, Late { reason })),
         }
@@ -376,6 +384,12 @@ impl<S: AsFd> Drop for Io<S> {
 impl<S: AsFd> AsFd for Io<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.source.as_fd()
+    }
+}
+
+impl<S: AsFd> AsRawFd for Io<S> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.source.as_fd().as_raw_fd()
     }
 }
 

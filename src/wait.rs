@@ -116,7 +116,7 @@ impl<P> Node<P> {
     }
 
     /// The item, once nobody else can reach the node.
-    fn take_item(&self) -> Option<P> {
+    pub(crate) fn take_item(&self) -> Option<P> {
         debug_assert_ne!(self.state.load(Ordering::Relaxed), QUEUED);
         // SAFETY: the node is in no queue, so only its owner reaches it, and has no reference into it.
         unsafe { (*self.item.get()).take() }
@@ -138,12 +138,19 @@ impl<P> Queue<P> {
 
     /// How many wait. Takes time in proportion.
     pub(crate) fn len(&self) -> usize {
+        self.len_without(None)
+    }
+
+    /// How many wait, apart from a certain select.
+    pub(crate) fn len_without(&self, claim: Option<&Claim>) -> usize {
+        let claim = claim.map_or(ptr::null(), ptr::from_ref);
         let mut count = 0;
         let mut next = self.head;
         while !next.is_null() {
-            count += 1;
             // SAFETY: the invariant; `&self` is had under the lock.
-            next = unsafe { (*next).next.get() };
+            let node = unsafe { &*next };
+            count += usize::from(claim.is_null() || node.claim.get() != claim);
+            next = node.next.get();
         }
         count
     }
@@ -313,6 +320,9 @@ impl<P> Outcome<P> {
 /// Waits at the end of the line until something is handed over, or the deadline has come. `state` is the lock, which is let go. May switch.
 ///
 /// A kill or a timeout scope unwinds from here.
+///
+/// Inlined, as `Hub::suspend` wants it.
+#[inline(always)]
 pub(crate) fn wait<L: Line>(
     line: &L,
     mut state: LockGuard<'_, L::State>,
@@ -394,8 +404,8 @@ fn block_thread<L: Line>(
         #[expect(clippy::disallowed_methods, reason = "nothing may be switched")]
         std::thread::sleep(STEP);
     }
-    // The wake is still on its way. It is for no later park.
-    task.local.epoch.set(task.local.epoch.get().wrapping_add(1));
+    // The wake is still on its way.
+    hub().disregard_wakes();
     node.into_item()
 }
 
@@ -407,7 +417,7 @@ struct Place<'a, L: Line> {
 
 impl<L: Line> Place<'_, L> {
     /// Whether it was chosen.
-    #[inline]
+    #[inline(always)]
     fn wait(self, hub: &Hub, deadline: Nanos) -> bool {
         loop {
             let wake = hub.park(self.line.reason(), deadline);

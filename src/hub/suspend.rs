@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use super::{Deadlock, Hub, ScopeExpired, Unwinding, Wake};
 use crate::coro::unwind;
 use crate::sys::clock::{NEVER, Nanos};
-use crate::task::{GreenletExit, Interrupt, Reason, State, Task, TaskRef, Waker};
+use crate::task::{GreenletExit, Interrupt, Reason, Scope, State, Task, TaskRef, Waker};
 
 impl Hub {
     /// The task that is running.
@@ -66,6 +66,13 @@ impl Hub {
     #[inline]
     pub(crate) fn waker(&self) -> Waker {
         Waker::new(self.current())
+    }
+
+    /// What the wakers made so far for the current task do, is not for its next park.
+    pub(crate) fn disregard_wakes(&self) {
+        let local = &self.current().local;
+        local.notified.set(false);
+        local.epoch.set(local.epoch.get().wrapping_add(1));
     }
 
     /// Waits for a wake, until `deadline` at most. May switch to other tasks.
@@ -253,7 +260,7 @@ impl Hub {
             return NEVER;
         }
         // SAFETY: scopes live on the stack of the task, which takes them out of the list before they go.
-        unsafe { (*scope).nearest }
+        unsafe { (*scope).nearest.get() }
     }
 
     #[cold]
@@ -267,18 +274,19 @@ impl Hub {
     /// Unwinds up to the timeout scope that ran out first (the outer one of two with the same deadline).
     #[cold]
     pub(super) fn raise_expired_scope(&self, task: &Task) -> ! {
-        let mut scope = task.local.scopes.get();
-        let mut first: Option<(Nanos, u64)> = None;
-        while !scope.is_null() {
-            // SAFETY: as in `nearest_scope`.
-            let this = unsafe { &*scope };
-            if first.is_none_or(|(deadline, _)| this.deadline <= deadline) {
-                first = Some((this.deadline, this.id));
+        let mut first: Option<&Scope> = None;
+        for scope in task.scopes() {
+            if first.is_none_or(|first| scope.deadline.get() <= first.deadline.get()) {
+                first = Some(scope);
             }
-            scope = this.outer;
         }
-        let (_, id) = first.expect("a scope has run out, so there is one");
-        unwind::raise(Box::new(ScopeExpired { id }))
+        let scope = first.expect("a scope has run out, so there is one");
+        scope.fired.set(true);
+        if scope.once {
+            scope.deadline.set(NEVER);
+            task.renew_nearest();
+        }
+        unwind::raise(Box::new(ScopeExpired { id: scope.id }))
     }
 
     /// The thread's own task waits for what can never come.

@@ -12,7 +12,7 @@ use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 use std::time::Duration;
 
 use super::poison::{self, Poison};
-use crate::hub::hub;
+use crate::hub::{be_fair, hub};
 use crate::sys::clock::Nanos;
 use crate::sys::lock::{Lock, LockGuard};
 use crate::task::{NotSend, Reason};
@@ -63,10 +63,6 @@ impl RawMutex {
         if self.state.compare_exchange(LOCKED, FREE, Ordering::Release, Ordering::Relaxed).is_err() {
             self.hand_over(self.waiting.lock());
         }
-    }
-
-    pub(crate) fn is_locked(&self) -> bool {
-        self.state.load(Ordering::Relaxed) != FREE
     }
 
     #[cold]
@@ -204,7 +200,7 @@ impl<T: ?Sized> Mutex<T> {
     #[inline]
     pub fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
         if !self.raw.try_lock() {
-            hub().be_fair();
+            be_fair();
             return Err(TryLockError::WouldBlock);
         }
         self.guard().map_err(TryLockError::Poisoned)

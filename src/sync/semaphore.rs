@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::hub::hub;
+use crate::hub::{be_fair, hub};
 use crate::sys::clock::Nanos;
 use crate::sys::lock::{Lock, LockGuard};
 use crate::task::{Reason, WatchSet, Watcher};
@@ -105,7 +105,7 @@ impl Semaphore {
         if self.take() {
             return Some(Permit(self));
         }
-        hub().be_fair();
+        be_fair();
         None
     }
 
@@ -356,7 +356,11 @@ impl BoundedSemaphore {
         self.0.available()
     }
 
-    pub(crate) fn unbounded(&self) -> &Semaphore {
-        &self.0
+    pub(crate) fn watch(&self, watcher: Watcher) {
+        self.0.watch(watcher);
+    }
+
+    pub(crate) fn unwatch(&self, set: &Arc<WatchSet>) {
+        self.0.unwatch(set);
     }
 }
