@@ -28,6 +28,7 @@ for work in lock rwlock semaphore; do
 done
 good lock --n 100000 --mode std
 good event --n 100000
+good queue --n 100000
 good spawn_join --n 10000 --batch 1000 --reps 2
 good spawn_join --n 10000 --batch 10000 --reps 2
 good idle_mem --n 10000 --block park

@@ -26,6 +26,7 @@ usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
   channel --n 10000000 --cap 128 --threads 1|2  messages per second, one producer, one consumer; --mode std: std's, on two threads
   lock|rwlock|semaphore --n 10000000 --mode uncontended|contended   ns per lock and unlock; lock --mode std: std's
   event --n 10000000                            ns per set and wait, of two greenlets in turn
+  queue --n 4000000                             ns per message, ping-pong over two queues of capacity 1
   spawn_join --n 100000 --batch 1000 --reps 5   ns per greenlet
   idle_mem --n 100000 --block sleep|park        bytes of RSS per parked greenlet
   timers --n 100000 --max-ms 1000               ms beyond the longest sleep
@@ -91,6 +92,7 @@ fn main() {
             ("rwlock", _) => locks::rwlock(&keys),
             ("semaphore", _) => locks::semaphore(&keys),
             ("event", _) => locks::event(&keys),
+            ("queue", _) => locks::queue(&keys),
             ("spawn_join", _) => spawn_join(&keys),
             ("idle_mem", _) => idle_mem(&keys),
             ("timers", _) => timers(&keys),

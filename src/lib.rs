@@ -30,6 +30,7 @@
 //!   borrow, [`unblock`] for work that can only block.
 //! - **OS threads**: [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
 //! - **Sockets**: [`net`], with std's types and methods; [`server::StreamServer`].
+//! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
 //!
 //! # How it works
@@ -60,16 +61,20 @@
 
 pub mod channel;
 mod coro;
+mod descriptor;
 pub mod dns;
 pub mod fs;
 mod generator;
 mod greenlet;
 mod hub;
-mod io;
+pub mod io;
 pub mod local;
 pub mod net;
+pub mod pool;
 pub mod process;
+pub mod queue;
 mod ready;
+pub mod select;
 pub mod server;
 pub mod signal;
 mod switch;

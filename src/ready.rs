@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::greenlet::{Greenlet, Handle, next_ready};
 use crate::hub::hub;
+use crate::queue::{QueueOf, Store};
 use crate::sync::{AsyncResult, BoundedSemaphore, Event, Semaphore};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{Reason, WatchSet, Watcher};
@@ -19,6 +20,7 @@ use crate::task::{Reason, WatchSet, Watcher};
 /// | [`Greenlet`], [`Handle`] | it has ended |
 /// | [`Event`], [`AsyncResult`] | it is set |
 /// | [`Semaphore`], [`BoundedSemaphore`] | a permit can be had |
+/// | a [queue](crate::queue) | an item can be had, or it was shut down |
 pub trait Waitable: sealed::Watch {}
 
 pub(crate) mod sealed {
@@ -60,6 +62,7 @@ waitable! {
     [T, E] AsyncResult<T, E>,
     [] Semaphore,
     [] BoundedSemaphore,
+    [T, S: Store<T>] QueueOf<T, S>,
 }
 
 /// Waits until they are ready: all of them, or `count`, or as many as are within `timeout`. Gives those, in the order in which they became ready. May switch.

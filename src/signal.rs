@@ -47,8 +47,8 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use signal_hook::low_level::signal_name;
 
+use crate::descriptor::{Direction, Io};
 use crate::greenlet::Builder;
-use crate::io::{Direction, Io};
 use crate::sys::clock::NEVER;
 use crate::sys::signal::{Disposition, disposition, run_on_signal_stack};
 

@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::rc::Rc;
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use std::{env, fs, hint, process, ptr, thread};
 
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use switchgrass::threadpool::{self, ThreadPool};
 
 use switchgrass::signal::{self, SIGHUP, SIGTERM, Signals};
-use switchgrass::sync::{self, Condvar, Event, Mutex, Once, ReentrantMutex, RwLock, Semaphore};
+use switchgrass::sync::{Barrier, Condvar, Event, Mutex, Once, ReentrantMutex, RwLock, Semaphore};
 use switchgrass::{
     Builder, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, unblock, yield_now,
 };
@@ -120,6 +120,7 @@ const CASES: &[Case] = cases! {
 
     // Deadlocks, where no other thread could help.
     a_deadlock_is_found_though_there_are_handles: deadlock_with_handles, |outcome| outcome.exited_with(0);
+    a_get_that_nobody_can_serve_is_a_deadlock: deadlock_of_queue, |outcome| outcome.exited_with(0);
     who_waits_for_a_lock_that_nobody_can_unlock_is_told_and_leaves_the_line: deadlock_of_locks, |outcome| outcome.exited_with(0);
     a_destructor_that_needs_a_lock_of_its_own_thread_while_it_unwinds_aborts: lock_in_destructor, |outcome| {
         outcome.died_by(libc::SIGABRT);
@@ -380,8 +381,10 @@ fn deadlock_of_locks() {
     says("mutex", &|| drop(mutex.lock()));
     drop(held);
 
-    let barrier = sync::Barrier::new(2);
-    says("barrier", &|| assert!(!barrier.wait().is_leader()));
+    let barrier = Barrier::new(2);
+    says("barrier", &|| {
+        barrier.wait();
+    });
     assert_eq!(format!("{barrier:?}"), "Barrier { size: 2, waiting: 0 }");
 
     says("once", &|| Once::new().wait());
@@ -414,6 +417,20 @@ fn lock_in_destructor() {
     });
 }
 
+fn deadlock_of_queue() {
+    let queue = std::rc::Rc::new(switchgrass::queue::Queue::<i32>::unbounded());
+    let other = spawn({
+        let queue = std::rc::Rc::clone(&queue);
+        move || queue.get()
+    });
+    let report = catch(|| queue.get()).unwrap_err();
+    assert_eq!(text(&report).matches("waits: get from queue at 0x").count(), 2, "{}", text(&report));
+    // Main has left the line.
+    assert_eq!(queue.getting(), 1);
+    queue.put(1).unwrap();
+    assert_eq!(other.join().unwrap(), Ok(1));
+}
+
 fn deadlock_after_unblock() {
     unblock(|| ());
     let parked = spawn(park);
@@ -439,7 +456,7 @@ fn deadlock_after_pools() {
     pools.iter().for_each(|pool| pool.set_idle_timeout(Duration::from_secs(3600)));
     for round in 0..3 {
         for pool in &pools {
-            let both = Arc::new(Barrier::new(pool.max()));
+            let both = Arc::new(std::sync::Barrier::new(pool.max()));
             pool.map(vec![both; pool.max()], |both| both.wait().is_leader());
         }
         // One that leaves is not counted any more.

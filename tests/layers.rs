@@ -9,11 +9,11 @@ const LAYERS: &[&[&str]] = &[
     &["coro"],
     &["task"],
     &["hub"],
-    &["wait", "timeout", "switch", "generator", "threadpool", "io"],
-    &["dns", "fs", "sync", "channel", "local"],
+    &["wait", "timeout", "switch", "generator", "threadpool", "descriptor"],
+    &["dns", "fs", "select", "sync", "channel", "queue", "local"],
     &["greenlet", "net"],
-    &["ready", "signal"],
-    &["process", "server"],
+    &["ready", "signal", "io"],
+    &["process", "server", "pool"],
     &["testing"],
 ];
 

@@ -1,4 +1,4 @@
-//! Channels: many senders, many receivers, with or without room in between; and [`select!`](crate::select) over several.
+//! Channels: many senders, many receivers, with or without room in between; and [`select!`](macro@crate::select) over several.
 //!
 //! Names and errors are those of std's `mpsc` and of crossbeam. They work between the greenlets of one hub, between hubs, and with plain OS threads. Each message
 //! goes to one receiver; those who wait are served in the order of coming. A message that was on its way to a receiver which is killed goes to

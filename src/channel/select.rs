@@ -1,4 +1,4 @@
-//! What [`select!`](crate::select) is made of. Not a public interface, but for the macro.
+//! What [`select!`](macro@crate::select) is made of. Not a public interface, but for the macro.
 //!
 //! A select first tries all its operations, beginning with another one each time. If none can be done, it puts a node into the queue of
 //! each, and parks. Who hands something over has to win the claim that the nodes share, so one operation is done, and the others are taken

@@ -83,7 +83,7 @@ impl Hub {
     pub(crate) fn close_fd(&self, id: SlotId, fd: BorrowedFd<'_>, still_open_elsewhere: bool) {
         if let Some(poller) = &mut *self.poller.borrow_mut() {
             if still_open_elsewhere {
-                poller.deregister(fd);
+                poller.deregister(id, fd);
             }
             poller.forget(id);
         }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use super::exit;
 use super::pipe::{ChildStderr, ChildStdin, ChildStdout};
+use crate::descriptor::Io;
 use crate::greenlet::scope;
 use crate::hub::hub;
-use crate::io::Io;
 use crate::signal::SIGCHLD;
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};

@@ -1,10 +1,12 @@
 //! A descriptor whose operations wait: for its greenlet, not for its thread.
 //!
-//! All sockets are an [`Io`] around std's type. An operation is tried first, and waits only if it would block;
+//! All sockets and pipes are an [`Io`] around std's type. An operation is tried first, and waits only if it would block;
 //! on a stream socket not even that, when the last one has emptied it and nothing has come since (`poller.rs` tells
 //! when that is known). The descriptor registers itself with each hub that waits for it.
 
 #![allow(unsafe_code)]
+
+pub(crate) mod macros;
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -82,6 +84,19 @@ impl<S: AsFd> Io<S> {
     #[inline]
     pub(crate) fn get(&self) -> &S {
         &self.source
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut S {
+        &mut self.source
+    }
+
+    /// Registers it with this hub, before anybody has to wait: to see whether it can be.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` for what cannot be waited for.
+    pub(crate) fn register_now(&self) -> io::Result<()> {
+        self.register(hub(), Direction::Read).map(drop)
     }
 
     /// Gives the descriptor back, as it would be had it never been here.
@@ -302,7 +317,7 @@ impl<S: AsFd> Io<S> {
         };
         match hub.wait_fd(slot, self.source.as_fd(), direction, reason, deadline, waits)? {
             Wake::Notified => Ok(()),
-            Wake::TimedOut => Err(io::Error::new(io::ErrorKind::TimedOut, Late { reason })),
+            Wake::TimedOut => Err(late(reason)),
         }
     }
 
@@ -456,10 +471,15 @@ pub(crate) fn persist<R>(
         }
         let next = hub.deadline(pause);
         if hub.park(reason, next.min(deadline))? == Wake::TimedOut && next >= deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, Late { reason }));
+            return Err(late(reason));
         }
         pause = (pause * 2).min(LONGEST);
     }
+}
+
+/// The time is up.
+pub(crate) fn late(reason: Reason) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, Late { reason })
 }
 
 #[derive(Debug)]
