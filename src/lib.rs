@@ -99,7 +99,7 @@ pub use crate::greenlet::{
     yield_now,
 };
 pub use crate::hub::TraceEvent;
-pub use crate::ready::{IWait, Waitable, iwait, wait};
+pub use crate::ready::{FdWait, IWait, Waitable, iwait, wait};
 pub use crate::switch::{Coroutine, ParentError, SwitchError, Tracer, set_tracer};
 pub use crate::task::GreenletExit;
 pub use crate::threadpool::unblock;
