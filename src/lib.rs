@@ -26,11 +26,14 @@
 //!
 //! # What there is
 //!
-//! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`sleep`], [`timeout`], [`scope()`] for those that
-//!   borrow, [`unblock`] for work that can only block.
-//! - **OS threads**: [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
-//! - **Sockets**: [`net`], with std's types and methods; [`server`]s for streams and datagrams.
+//! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`Greenlet::link`], [`sleep`], [`timeout`], [`scope()`] for those that
+//!   borrow, [`wait()`] for several things at once, [`green_local!`] for values of their own.
+//! - **Waiting for each other**: [`sync`], [`channel`] with [`select!`], [`queue`], [`pool`].
+//! - **OS threads**: [`unblock`] and [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
+//! - **Descriptors**: [`net`], with std's types and methods; [`server`]s for streams and datagrams; [`io`]; [`select`](mod@select).
 //! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
+//! - **Async code**: [`block_on`]; a [`Greenlet`] is a future.
+//! - **Looking inside**: [`stats`], [`trace`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
 //!
 //! # How it works
