@@ -73,7 +73,7 @@ waitable! {
     [] FdWait,
 }
 
-/// A descriptor that [`wait`] and [`iwait`] can wait for, among other things. For descriptors alone, [`select`](crate::select) is simpler.
+/// A descriptor that [`wait`] and [`iwait`] can wait for, among other things. For descriptors alone, [`select`](mod@crate::select) is simpler.
 ///
 /// It has a duplicate of the descriptor, so what is closed elsewhere stays open as long as this exists. Each wait takes a greenlet.
 ///
