@@ -132,6 +132,10 @@ impl<P> Queue<P> {
         Queue { head: ptr::null(), tail: ptr::null() }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_null()
+    }
+
     /// How many wait. Takes time in proportion.
     pub(crate) fn len(&self) -> usize {
         self.len_without(None)
@@ -173,6 +177,26 @@ impl<P> Queue<P> {
         self.tail = node;
     }
 
+    /// As [`Queue::push`], before all others.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn push_front(&mut self, node: &Node<P>, task: &Task) {
+        debug_assert_ne!(node.state.load(Ordering::Relaxed), QUEUED);
+        node.aim(task);
+        node.before.set(ptr::null());
+        node.next.set(self.head);
+        node.state.store(QUEUED, Ordering::Relaxed);
+        if self.head.is_null() {
+            self.tail = node;
+        } else {
+            // SAFETY: the invariant.
+            unsafe { (*self.head).before.set(node) };
+        }
+        self.head = node;
+    }
+
     /// Takes a node out, if it is in.
     pub(crate) fn remove(&mut self, node: &Node<P>) {
         if node.state.load(Ordering::Relaxed) == QUEUED {
@@ -202,9 +226,27 @@ impl<P> Queue<P> {
     /// `exchange` is called under the lock: it moves things, and does nothing else.
     #[inline]
     pub(crate) fn hand_over<R>(&mut self, exchange: impl FnOnce(&mut Option<P>) -> R) -> Option<(R, Wakeup)> {
+        self.hand_over_if(|_| true, exchange)
+    }
+
+    /// The same, if `admit` says so of the item of that node. Else it stays the first, and this gives `None`.
+    #[inline]
+    pub(crate) fn hand_over_if<R>(
+        &mut self,
+        admit: impl Fn(&Option<P>) -> bool,
+        exchange: impl FnOnce(&mut Option<P>) -> R,
+    ) -> Option<(R, Wakeup)> {
         while !self.head.is_null() {
             // SAFETY: the invariant. The owner may go on, and the node be gone, once its state is CHOSEN: the last thing done here.
             let node = unsafe { &*self.head };
+            let task = node.task.get().expect("a queued node has a task");
+            // SAFETY: the task is alive: it cannot leave the wait while its node is queued, and one that was given up at the end of its
+            // thread is never freed, nor is its stack. If it is of this thread, it has to run to get away.
+            let wakeup = unsafe { Wakeup::new(task, node.epoch.get()) };
+            // SAFETY: the node is QUEUED to its owner, who leaves the item alone.
+            if wakeup.is_some() && !admit(unsafe { &*node.item.get() }) {
+                return None;
+            }
             let next = node.next.get();
             self.head = next;
             if !next.is_null() {
@@ -212,10 +254,6 @@ impl<P> Queue<P> {
                 unsafe { (*next).before.set(ptr::null()) };
             }
             let claim = node.claim.get();
-            let task = node.task.get().expect("a queued node has a task");
-            // SAFETY: the task is alive: it cannot leave the wait while its node is queued, and one that was given up at the end of its
-            // thread is never freed, nor is its stack. If it is of this thread, it has to run to get away.
-            let wakeup = unsafe { Wakeup::new(task, node.epoch.get()) };
             // SAFETY: who has queued the node keeps the claim alive as long.
             let won = claim.is_null() || unsafe { (*claim).win(node.number.get()) };
             match wakeup {
@@ -256,6 +294,10 @@ pub(crate) trait Line {
     /// Something was handed over to a task that is killed before it could take it: does with it what is done with what comes back.
     fn pass_on(&self, state: LockGuard<'_, Self::State>, item: Option<Self::Item>);
 
+    /// A task that was to wait, or did, is not in line any more, and got nothing: its deadline has come, or it unwinds. Does what that makes
+    /// possible for the others.
+    fn gave_up(&self, _state: LockGuard<'_, Self::State>) {}
+
     fn reason(&self) -> Reason;
 }
 
@@ -278,6 +320,9 @@ impl<P> Outcome<P> {
 /// Waits at the end of the line until something is handed over, or the deadline has come. `state` is the lock, which is let go. May switch.
 ///
 /// A kill or a timeout scope unwinds from here.
+///
+/// Inlined, as `Hub::suspend` wants it.
+#[inline(always)]
 pub(crate) fn wait<L: Line>(
     line: &L,
     mut state: LockGuard<'_, L::State>,
@@ -285,10 +330,19 @@ pub(crate) fn wait<L: Line>(
     deadline: Nanos,
 ) -> Outcome<L::Item> {
     let hub = hub();
-    let Ok(task) = hub.may_suspend(line.reason()) else { return Outcome::Unwinding(item) };
+    if hub.is_unwinding() {
+        line.gave_up(state);
+        return Outcome::Unwinding(item);
+    }
+    if hub.refuses_to_suspend() {
+        // This unwinds, or stops here for good: what others need must be free.
+        line.gave_up(state);
+        let _ = hub.may_suspend(line.reason());
+        unreachable!("who is masked waits for its children, and for nothing else");
+    }
     let node = Node::new(item);
     // SAFETY: the node stays here, and `Place` takes it out before this function is left in whichever way.
-    unsafe { L::queue(&mut state).push(&node, task) };
+    unsafe { L::queue(&mut state).push(&node, hub.current()) };
     drop(state);
     let place = Place { line, node: &node };
     let chosen = place.wait(hub, deadline);
@@ -303,22 +357,30 @@ pub(crate) fn insist<L: Line>(
     state: LockGuard<'_, L::State>,
     item: Option<L::Item>,
 ) -> Option<L::Item> {
+    if hub().is_unwinding() {
+        return block_thread(line, state, item);
+    }
     match wait(line, state, item, NEVER) {
         Outcome::Chosen(item) => item,
-        Outcome::TimedOut(_) => unreachable!("there is no deadline"),
-        Outcome::Unwinding(item) => block_thread(line, item),
+        Outcome::TimedOut(_) | Outcome::Unwinding(_) => unreachable!("no deadline, and not unwinding"),
     }
 }
 
 #[cold]
-fn block_thread<L: Line>(line: &L, item: Option<L::Item>) -> Option<L::Item> {
+fn block_thread<L: Line>(
+    line: &L,
+    mut state: LockGuard<'_, L::State>,
+    item: Option<L::Item>,
+) -> Option<L::Item> {
     /// How often it is looked at. Nobody hurries here.
     const STEP: Duration = Duration::from_millis(1);
     const STEPS_UNTIL_MESSAGE: u32 = 1000;
     let task = hub().current();
     let node = Node::new(item);
+    // Before those who were there first: some of them may be of this thread, and could do nothing with what they get.
     // SAFETY: the node stays here until it is chosen; nothing below unwinds.
-    unsafe { L::queue(&mut line.lock().lock()).push(&node, task) };
+    unsafe { L::queue(&mut state).push_front(&node, task) };
+    drop(state);
     let explain = |what: &str| {
         let (title, reason) = (task.shared.title(), line.reason());
         format!(
@@ -327,7 +389,10 @@ fn block_thread<L: Line>(line: &L, item: Option<L::Item>) -> Option<L::Item> {
     };
     let mut steps = 0;
     while !node.is_chosen() {
-        if steps == 0 && sys::thread_count().is_some_and(|threads| threads <= 1 + crate::task::idle_workers())
+        // Whoever was the last other thread may have ended the wait just before it went.
+        if steps == 0
+            && sys::thread_count().is_some_and(|threads| threads <= 1 + crate::task::idle_workers())
+            && !node.is_chosen()
         {
             sys::abort(&explain("and there is no other thread that could end the wait"));
         }
@@ -352,7 +417,7 @@ struct Place<'a, L: Line> {
 
 impl<L: Line> Place<'_, L> {
     /// Whether it was chosen.
-    #[inline]
+    #[inline(always)]
     fn wait(self, hub: &Hub, deadline: Nanos) -> bool {
         loop {
             let wake = hub.park(self.line.reason(), deadline);
@@ -369,7 +434,7 @@ impl<L: Line> Place<'_, L> {
                 continue;
             }
             L::queue(&mut state).remove(self.node);
-            drop(state);
+            self.line.gave_up(state);
             std::mem::forget(self);
             return false;
         }
@@ -386,6 +451,7 @@ impl<L: Line> Drop for Place<'_, L> {
             self.line.pass_on(state, self.node.take_item());
         } else {
             L::queue(&mut state).remove(self.node);
+            self.line.gave_up(state);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Channels: many senders, many receivers, with or without room in between; and [`select!`](crate::select) over several.
+//! Channels: many senders, many receivers, with or without room in between; and [`select!`](macro@crate::select) over several.
 //!
 //! Names and errors are those of std's `mpsc` and of crossbeam. They work between the greenlets of one hub, between hubs, and with plain OS threads. Each message
 //! goes to one receiver; those who wait are served in the order of coming. A message that was on its way to a receiver which is killed goes to
@@ -207,7 +207,7 @@ impl<T> Channel<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn send_until(&self, message: T, deadline: impl FnOnce() -> Nanos) -> Result<(), SendTimeoutError<T>> {
         let mut message = Some(message);
         let mut state = self.state.lock();
@@ -251,7 +251,7 @@ impl<T> Channel<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn recv_until(&self, deadline: impl FnOnce() -> Nanos) -> Result<T, RecvTimeoutError> {
         // A channel that another thread keeps full must not keep this one's other greenlets from running.
         be_fair();

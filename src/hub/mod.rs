@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 mod descriptors;
+mod masked;
 mod poller;
 mod report;
 mod run;
@@ -34,6 +35,8 @@ use crate::sys::clock::{self, Nanos};
 use crate::sys::{self};
 use crate::task::{Body, Ended, Home, Kind, Listener, Origin, Reason, State, Task, TaskRef, Waker};
 
+pub(crate) use self::descriptors::Waits;
+pub(crate) use self::masked::Masked;
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
 use self::run::{CHECKS_PER_TURN, RESUMES_PER_CHECK};
@@ -353,9 +356,13 @@ impl Hub {
         clock::after(self.read_clock(), duration)
     }
 
-    /// Has an unstarted task made ready at `deadline`.
-    pub(crate) fn start_at(&self, task: &Task, deadline: Nanos) {
-        self.timers.borrow_mut().arm(task, deadline);
+    /// Has a task that was not started made ready: now, or at that time.
+    pub(crate) fn start_at(&self, task: &Task, at: Option<Nanos>) {
+        match at {
+            _ if !task.is_to_be_started() => {}
+            None => task.make_ready(),
+            Some(deadline) => self.timers.borrow_mut().arm(task, deadline),
+        }
     }
 
     /// Counts a wait whose end comes from outside of this hub, until the guard is dropped: meanwhile there is no deadlock.

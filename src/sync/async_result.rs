@@ -45,7 +45,10 @@ impl<T, E> AsyncResult<T, E> {
     ///
     /// The value, if a value or an error was set before.
     pub fn set(&self, value: T) -> Result<(), AlreadySet<T>> {
-        self.put(Ok(value)).map_err(|result| AlreadySet(result.ok().expect("it is what was put")))
+        match self.put(Ok(value)) {
+            Err(Ok(value)) => Err(AlreadySet(value)),
+            _ => Ok(()),
+        }
     }
 
     /// Sets an error, which every [`get`](Self::get) gives. Does not switch.
@@ -54,9 +57,13 @@ impl<T, E> AsyncResult<T, E> {
     ///
     /// The error, if a value or an error was set before.
     pub fn set_error(&self, error: E) -> Result<(), AlreadySet<E>> {
-        self.put(Err(error)).map_err(|result| AlreadySet(result.err().expect("it is what was put")))
+        match self.put(Err(error)) {
+            Err(Err(error)) => Err(AlreadySet(error)),
+            _ => Ok(()),
+        }
     }
 
+    /// Gives it back if something was set before.
     fn put(&self, result: Result<T, E>) -> Result<(), Result<T, E>> {
         self.result.set(result)?;
         self.is_set.set();

@@ -6,6 +6,7 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 use std::time::Duration;
@@ -62,10 +63,6 @@ impl RawMutex {
         if self.state.compare_exchange(LOCKED, FREE, Ordering::Release, Ordering::Relaxed).is_err() {
             self.hand_over(self.waiting.lock());
         }
-    }
-
-    pub(crate) fn is_locked(&self) -> bool {
-        self.state.load(Ordering::Relaxed) != FREE
     }
 
     #[cold]
@@ -155,6 +152,10 @@ unsafe impl<T: ?Sized + Send> Send for Mutex<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Send> Sync for Mutex<T> {}
 
+// What a holder that panics may leave half-changed, poisoning tells of, as std's.
+impl<T: ?Sized> UnwindSafe for Mutex<T> {}
+impl<T: ?Sized> RefUnwindSafe for Mutex<T> {}
+
 impl<T> Mutex<T> {
     /// An unlocked mutex.
     pub const fn new(value: T) -> Self {
@@ -242,7 +243,7 @@ impl<T: ?Sized> Mutex<T> {
 
     /// The lock is ours.
     #[inline]
-    fn guard(&self) -> LockResult<MutexGuard<'_, T>> {
+    pub(super) fn guard(&self) -> LockResult<MutexGuard<'_, T>> {
         let panicking = poison::Guard::new();
         self.poison.check(MutexGuard { mutex: self, panicking, stays: PhantomData })
     }

@@ -9,6 +9,9 @@ pub(crate) mod clock;
 pub(crate) mod fd;
 pub(crate) mod lock;
 pub(crate) mod mem;
+pub(crate) mod names;
+pub(crate) mod process;
+pub(crate) mod signal;
 
 use std::io;
 

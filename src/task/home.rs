@@ -25,6 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::cells::{self, Cells};
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
+use crate::sys::clock::Nanos;
 
 thread_local! {
     static HERE: Cell<Option<&'static Home>> = const { Cell::new(None) };
@@ -45,6 +46,8 @@ pub(crate) enum Message {
     Interrupt(TaskRef, Payload),
     /// `Handle::unpark`.
     Unpark(TaskRef),
+    /// Start it, if it has not been started: now, or at that time.
+    Start(TaskRef, Option<Nanos>),
     /// Its last handle was dropped over there.
     Unreferenced(TaskRef),
     /// A socket that was registered here was closed over there.
@@ -310,9 +313,17 @@ pub(crate) fn idle_workers() -> usize {
     IDLE_WORKERS.load(Ordering::SeqCst)
 }
 
-/// Says how many OS threads of ours have nothing to do.
-pub(crate) fn set_idle_workers(count: usize) {
-    IDLE_WORKERS.store(count, Ordering::SeqCst);
+/// Of some OS threads of ours, so many have nothing to do now, and so many had before.
+pub(crate) fn change_idle_workers(before: usize, now: usize) {
+    // Each side undoes only what it did before, so the sum does not fall below zero, in whichever order.
+    if before != now {
+        IDLE_WORKERS.fetch_add(now.wrapping_sub(before), Ordering::SeqCst);
+    }
+}
+
+/// In a forked child: none of them is here.
+pub(crate) fn forget_idle_workers() {
+    IDLE_WORKERS.store(0, Ordering::SeqCst);
 }
 
 #[inline(always)]

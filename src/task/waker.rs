@@ -1,10 +1,12 @@
 //! Waking a parked task, exactly once, from any thread; and the list of those who wait for a task's end.
 
+use std::collections::VecDeque;
+use std::fmt;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::home::here;
-use super::{Message, Task, TaskRef, Watcher};
+use super::{Message, Task, TaskHandle, TaskRef, Watcher};
 use crate::coro::unwind;
 use crate::sys::lock::Lock;
 
@@ -32,6 +34,7 @@ impl Waker {
         }
     }
 
+    /// Whether both end the same park.
     pub(crate) fn is(&self, other: &Waker) -> bool {
         self.epoch == other.epoch && self.task.0 == other.task.0
     }
@@ -86,8 +89,21 @@ impl Wakeup {
 pub(crate) enum Listener {
     Task(Waker),
     Watcher(Watcher),
-    /// A task of somebody else's executor. Has a number, by which it is taken back.
-    Foreign(std::task::Waker, u64),
+    /// A task of somebody else's executor.
+    Foreign(std::task::Waker),
+    /// A task that is started then.
+    Start(TaskHandle),
+    /// A function that the hub calls then, and its number.
+    Call(u64, Call),
+}
+
+/// What a [`Listener::Call`] calls.
+pub(crate) struct Call(pub(crate) Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Call(..)")
+    }
 }
 
 impl Listener {
@@ -95,8 +111,19 @@ impl Listener {
         match self {
             Listener::Task(waker) => waker.wake(),
             Listener::Watcher(watcher) => watcher.notify(),
-            // The hub is no place to unwind; and who is told has no result that it could spoil.
-            Listener::Foreign(waker, _) => drop(unwind::catch(|| waker.wake())),
+            Listener::Start(task) => task.task().start(),
+            // The hub is no place to unwind, and the others have to be told, too. The panic itself has been reported by the panic hook.
+            Listener::Foreign(waker) => drop(unwind::catch(|| waker.wake())),
+            Listener::Call(_, call) => drop(unwind::catch(call.0)),
+        }
+    }
+
+    /// Whether it has that number: of its task, or its own.
+    pub(crate) fn is_number(&self, number: u64) -> bool {
+        match self {
+            Listener::Start(task) => task.task().shared().id == number,
+            Listener::Call(own, _) => *own == number,
+            _ => false,
         }
     }
 }
@@ -105,7 +132,7 @@ impl Listener {
 #[derive(Debug)]
 pub(crate) struct Ended {
     state: AtomicU8,
-    waiting: Lock<Vec<Listener>>,
+    waiting: Lock<VecDeque<Listener>>,
 }
 
 const GOING_ON: u8 = 0;
@@ -115,7 +142,7 @@ const ENDED: u8 = 2;
 
 impl Ended {
     pub(crate) const fn new() -> Self {
-        Ended { state: AtomicU8::new(GOING_ON), waiting: Lock::new(Vec::new()) }
+        Ended { state: AtomicU8::new(GOING_ON), waiting: Lock::new(VecDeque::new()) }
     }
 
     #[inline]
@@ -124,11 +151,32 @@ impl Ended {
     }
 
     /// It has ended: tells all who wait, in the order in which they came.
-    #[inline]
     pub(crate) fn set(&self) {
+        self.set_by(|tell| tell());
+    }
+
+    /// As [`Ended::set`]. `context` calls what it is given: some are told by a function of the user's.
+    #[inline]
+    pub(crate) fn set_by(&self, context: impl FnOnce(&dyn Fn())) {
         if self.state.swap(ENDED, Ordering::AcqRel) == AWAITED {
-            let waiting = std::mem::take(&mut *self.waiting.lock());
-            waiting.into_iter().for_each(Listener::tell);
+            context(&|| self.tell_all());
+        }
+    }
+
+    #[cold]
+    fn tell_all(&self) {
+        let next = || {
+            let mut waiting = self.waiting.lock();
+            let listener = waiting.pop_front();
+            if listener.is_none() {
+                // Nobody can be added any more.
+                *waiting = VecDeque::new();
+            }
+            listener
+        };
+        // One by one: who is told may take back one that comes later.
+        while let Some(listener) = next() {
+            listener.tell();
         }
     }
 
@@ -140,12 +188,14 @@ impl Ended {
         if before == Err(ENDED) {
             return Err(listener);
         }
-        waiting.push(listener);
+        waiting.push_back(listener);
         Ok(())
     }
 
-    /// Undoes [`Ended::add`], for all that `which` finds.
-    pub(crate) fn remove(&self, which: impl Fn(&Listener) -> bool) {
-        self.waiting.lock().retain(|listener| !which(listener));
+    /// Undoes [`Ended::add`], for one that `which` finds.
+    pub(crate) fn remove(&self, which: impl Fn(&Listener) -> bool) -> Option<Listener> {
+        let mut waiting = self.waiting.lock();
+        let place = waiting.iter().position(which)?;
+        waiting.remove(place)
     }
 }

@@ -280,7 +280,8 @@ fn a_panic_while_the_message_is_made_gives_the_place_back() {
     let (tx, rx) = bounded::<i32>(1);
     let panicked = spawn({
         let tx = tx.clone();
-        move || select! { send(tx, std::panic::resume_unwind(Box::new(1))) -> _ => {} }
+        let make = || -> i32 { std::panic::resume_unwind(Box::new(1)) };
+        move || select! { send(tx, make()) -> _ => {} }
     });
     assert!(panicked.join().is_err());
     tx.try_send(1).unwrap();
