@@ -24,7 +24,7 @@ pub(super) struct Feed<I: Iterator, F> {
 }
 
 impl<I: Iterator<Item: 'static>, F> Feed<I, F> {
-    pub(super) fn new(members: &Rc<Members>, f: F, items: I) -> Self {
+    pub(super) fn new(members: &Rc<Members>, items: I, f: F) -> Self {
         Feed { members: Rc::clone(members), items: items.fuse(), held: None, f: Rc::new(f) }
     }
 
