@@ -20,7 +20,7 @@ use crate::task::{Reason, WatchSet, Watcher};
 /// | [`Greenlet`], [`Handle`] | it has ended |
 /// | [`Event`], [`AsyncResult`] | it is set |
 /// | [`Semaphore`], [`BoundedSemaphore`] | a permit can be had |
-/// | [a queue](QueueOf) | an item can be had, or it was shut down |
+/// | a [queue](crate::queue) | an item can be had, or it was shut down |
 pub trait Waitable: sealed::Watch {}
 
 pub(crate) mod sealed {

@@ -357,20 +357,6 @@ fn deadlock_with_handles() {
     parked.join().unwrap();
 }
 
-fn deadlock_of_queue() {
-    let queue = std::rc::Rc::new(switchgrass::queue::Queue::<i32>::unbounded());
-    let other = spawn({
-        let queue = std::rc::Rc::clone(&queue);
-        move || queue.get()
-    });
-    let report = catch(|| queue.get()).unwrap_err();
-    assert_eq!(text(&report).matches("waits: get from queue at 0x").count(), 2, "{}", text(&report));
-    // Main has left the line.
-    assert_eq!(queue.getting(), 1);
-    queue.put(1).unwrap();
-    assert_eq!(other.join().unwrap(), Ok(1));
-}
-
 fn deadlock_of_locks() {
     let says = |what: &str, wait: &dyn Fn()| {
         let report = catch(wait).unwrap_err();
@@ -429,6 +415,20 @@ fn lock_in_destructor() {
         let _locks = Locks(&mutex);
         panic_any("on purpose");
     });
+}
+
+fn deadlock_of_queue() {
+    let queue = std::rc::Rc::new(switchgrass::queue::Queue::<i32>::unbounded());
+    let other = spawn({
+        let queue = std::rc::Rc::clone(&queue);
+        move || queue.get()
+    });
+    let report = catch(|| queue.get()).unwrap_err();
+    assert_eq!(text(&report).matches("waits: get from queue at 0x").count(), 2, "{}", text(&report));
+    // Main has left the line.
+    assert_eq!(queue.getting(), 1);
+    queue.put(1).unwrap();
+    assert_eq!(other.join().unwrap(), Ok(1));
 }
 
 fn deadlock_after_unblock() {

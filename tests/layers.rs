@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["task"],
     &["hub"],
     &["wait", "timeout", "switch", "generator", "threadpool", "descriptor"],
-    &["dns", "fs", "select", "sync", "channel", "local", "queue"],
+    &["dns", "fs", "select", "sync", "channel", "queue", "local"],
     &["greenlet", "net"],
     &["ready", "signal", "io"],
     &["process", "server", "pool"],

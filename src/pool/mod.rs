@@ -66,7 +66,7 @@ impl Group {
         Group::default()
     }
 
-    /// Spawns a greenlet in the group; see [`spawn`](crate::spawn). Does not switch.
+    /// Spawns a greenlet in the group; see [`spawn`]. Does not switch.
     #[track_caller]
     pub fn spawn<F, T>(&self, f: F) -> Greenlet<T>
     where
@@ -268,7 +268,7 @@ impl Pool {
         self.members().slots.as_ref().expect("a pool has slots")
     }
 
-    /// Spawns a greenlet in the pool; see [`spawn`](crate::spawn). Waits in line while all slots are taken. May switch.
+    /// Spawns a greenlet in the pool; see [`spawn`]. Waits in line while all slots are taken. May switch.
     ///
     /// # Panics
     ///
