@@ -18,14 +18,17 @@
 use std::alloc::Layout;
 use std::cell::Cell;
 use std::fmt;
-use std::ptr::NonNull;
+use std::os::fd::RawFd;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cells::{self, Cells};
+use super::meter::Meter;
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
 use crate::sys::clock::Nanos;
+use crate::sys::fork::HeldAtFork;
 
 thread_local! {
     static HERE: Cell<Option<&'static Home>> = const { Cell::new(None) };
@@ -50,6 +53,8 @@ pub(crate) enum Message {
     Start(TaskRef, Option<Nanos>),
     /// Its last handle was dropped over there.
     Unreferenced(TaskRef),
+    /// A recording has begun.
+    Record,
     /// A socket that was registered here was closed over there.
     Closed { slot: u32, generation: u32 },
     /// A socket that is registered here was shut down over there.
@@ -60,8 +65,12 @@ pub(crate) enum Message {
 pub(crate) struct Home {
     /// Owner's thread only.
     ready: ReadyQueue,
+    /// What to call for messages to tasks of other hubs. Owner's thread only.
+    tell_sent: Cell<Option<fn(&TaskRef)>>,
     /// Owner's thread only.
     cells: Cells,
+    /// What the hub tells of itself.
+    pub(crate) meter: Meter,
     /// Which hub lives here; 0: none.
     incarnation: AtomicU64,
     inbox: Mutex<Vec<Message>>,
@@ -70,35 +79,70 @@ pub(crate) struct Home {
     /// The hub sleeps, or is about to, and wants to be woken.
     sleeping: AtomicBool,
     /// What wakes the poller. Set before the hub sleeps for the first time.
-    alarm: Mutex<Option<mio::Waker>>,
+    alarm: Mutex<Option<Alarm>>,
     thread_name: Mutex<String>,
 }
 
-// SAFETY: `ready` and `cells` are touched by the owner's thread only: `ready()` is called by code that holds a `&Task` or
-// is the hub, both of which stay on that thread; `cells()` when a task is made, which is there, too, or by `free_cell`,
-// which asks first. All other fields are Sync.
+// SAFETY: `ready`, `tell_sent` and `cells` are touched by the owner's thread only: `ready()` is called by code that holds a
+// `&Task` or is the hub, both of which stay on that thread; `tell_sent` is set by the hub and read by `post` for the home of its own
+// thread; `cells()` is called when a task is made, which is there, too, or by `free_cell`, which asks first. All other fields are Sync.
 unsafe impl Sync for Home {}
 // SAFETY: a Home is only ever shared (`&'static`); the queue in it moves with nobody.
 unsafe impl Send for Home {}
 
-static EMPTY_HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
+/// All homes that there are, and those that are free for a new hub.
+struct Homes {
+    all: Vec<&'static Home>,
+    empty: Vec<&'static Home>,
+}
+
+static HOMES: Mutex<Homes> = Mutex::new(Homes { all: Vec::new(), empty: Vec::new() });
+
+/// All locks of this module, in the order in which they are taken before a fork. Elsewhere nobody takes a second one while having one.
+struct AllLocks {
+    _homes: MutexGuard<'static, Homes>,
+    each: Vec<HomeLocks>,
+}
+
+struct HomeLocks {
+    home: &'static Home,
+    inbox: MutexGuard<'static, Vec<Message>>,
+    alarm: MutexGuard<'static, Option<Alarm>>,
+    _name: MutexGuard<'static, String>,
+}
+
+static FORKING: HeldAtFork<AllLocks> = HeldAtFork::new();
+
+/// What wakes a poller.
+struct Alarm {
+    waker: mio::Waker,
+    /// The poller's own descriptor.
+    poller: RawFd,
+}
 
 impl Home {
     /// A home for a new hub of this thread.
     pub(crate) fn move_in() -> &'static Home {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let home = lock(&EMPTY_HOMES).pop().unwrap_or_else(|| {
-            Box::leak(Box::new(Home {
+        let mut homes = lock(&HOMES);
+        let home = homes.empty.pop().unwrap_or_else(|| {
+            let home: &Home = Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
+                tell_sent: Cell::new(None),
                 cells: Cells::new(),
+                meter: Meter::default(),
                 incarnation: AtomicU64::new(0),
                 inbox: Mutex::default(),
                 pending: AtomicBool::new(false),
                 sleeping: AtomicBool::new(false),
                 alarm: Mutex::default(),
                 thread_name: Mutex::default(),
-            }))
+            }));
+            homes.all.push(home);
+            home
         });
+        drop(homes);
+        home.meter.reset();
         let thread = std::thread::current();
         *lock(&home.thread_name) = match thread.name() {
             Some(name) => format!("'{name}' ({:?})", thread.id()),
@@ -119,11 +163,22 @@ impl Home {
         };
         drop(left);
         self.ready.clear();
+        self.tell_sent.set(None);
         self.cells.clear();
         self.pending.store(false, Ordering::SeqCst);
         self.sleeping.store(false, Ordering::SeqCst);
         *lock(&self.alarm) = None;
-        lock(&EMPTY_HOMES).push(self);
+        lock(&HOMES).empty.push(self);
+    }
+
+    /// The homes of all hubs that there are now.
+    pub(crate) fn all() -> Vec<&'static Home> {
+        lock(&HOMES).all.iter().copied().filter(|home| home.incarnation() != 0).collect()
+    }
+
+    /// Has `tell` called for each message that this thread sends to a task of another hub. Owner only.
+    pub(crate) fn watch_sent(&self, tell: Option<fn(&TaskRef)>) {
+        self.tell_sent.set(tell);
     }
 
     #[inline]
@@ -158,6 +213,14 @@ impl Home {
 
     /// Leaves a message for the hub of that incarnation. If it is gone, so are its tasks: nobody misses it.
     pub(crate) fn post(&self, incarnation: u64, message: Message) {
+        if let Some(tell) = here().and_then(|own| own.tell_sent.get())
+            && let Message::Wake(task, _)
+            | Message::Interrupt(task, _)
+            | Message::Unpark(task)
+            | Message::Start(task, _) = &message
+        {
+            tell(task);
+        }
         {
             let mut inbox = lock(&self.inbox);
             if self.incarnation() != incarnation {
@@ -171,7 +234,7 @@ impl Home {
         if self.sleeping.swap(false, Ordering::SeqCst)
             && let Some(alarm) = &*lock(&self.alarm)
         {
-            alarm.wake().expect("waking a hub writes to an eventfd of our own");
+            alarm.waker.wake().expect("waking a hub writes to an eventfd of our own");
         }
     }
 
@@ -202,9 +265,50 @@ impl Home {
         self.sleeping.store(false, Ordering::SeqCst);
     }
 
-    /// Sets what wakes the poller.
-    pub(crate) fn set_alarm(&self, alarm: mio::Waker) {
-        *lock(&self.alarm) = Some(alarm);
+    /// Sets what wakes the poller that has this descriptor.
+    pub(crate) fn set_alarm(&self, waker: mio::Waker, poller: RawFd) {
+        *lock(&self.alarm) = Some(Alarm { waker, poller });
+    }
+
+    /// Sees to it that no other thread is in the middle of something here while the process forks.
+    pub(crate) fn before_fork() {
+        let homes = lock(&HOMES);
+        let locks_of = |&home: &&'static Home| {
+            let (inbox, alarm) = (lock(&home.inbox), lock(&home.alarm));
+            HomeLocks { home, inbox, alarm, _name: lock(&home.thread_name) }
+        };
+        let each = homes.all.iter().map(locks_of).collect();
+        FORKING.put(AllLocks { _homes: homes, each });
+    }
+
+    /// Undoes [`Home::before_fork`], in the parent.
+    pub(crate) fn after_fork() {
+        drop(FORKING.take());
+    }
+
+    /// In the child there is only this thread's home; the hubs of the other ones are gone.
+    pub(crate) fn after_fork_in_child() {
+        let Some(mut locks) = FORKING.take() else { return };
+        forget_idle_workers();
+        let own = here();
+        for HomeLocks { home, inbox, alarm, .. } in &mut locks.each {
+            let alarm = alarm.take();
+            home.sleeping.store(false, Ordering::SeqCst);
+            if own.is_some_and(|own| ptr::eq(own, *home)) {
+                // Of a poller that the child does not have. The others still mean what they say.
+                inbox.retain(|message| !matches!(message, Message::Closed { .. } | Message::Poke { .. }));
+                continue;
+            }
+            home.incarnation.store(0, Ordering::Release);
+            std::mem::forget(std::mem::take(&mut **inbox));
+            if let Some(alarm) = alarm {
+                // SAFETY: the poller is open (the alarm goes first), and its owner, on the stack or in the heap of a thread that is gone, never
+                // uses or closes it in this process.
+                unsafe { libc::close(alarm.poller) };
+            }
+        }
+        // A home that somebody lived in is not used again: its queue and its cells are as that thread has left them.
+        drop(locks);
     }
 }
 
@@ -251,7 +355,8 @@ impl ReadyQueue {
         ReadyQueue { head: Cell::new(None), tail: Cell::new(None) }
     }
 
-    fn clear(&self) {
+    /// Forgets all that are queued.
+    pub(crate) fn clear(&self) {
         self.head.set(None);
         self.tail.set(None);
     }
@@ -259,6 +364,29 @@ impl ReadyQueue {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.head.get().is_none()
+    }
+
+    /// The last in the queue.
+    pub(crate) fn last(&self) -> Option<NonNull<Task>> {
+        self.head.get().and(self.tail.get())
+    }
+
+    /// All that were queued at the end since `last` was the last one, or all. Nothing may have been taken out since.
+    pub(crate) fn since(&self, last: Option<NonNull<Task>>) -> impl Iterator<Item = &Task> {
+        // SAFETY: the invariant. `next` means something unless this is the last one.
+        let after = |task: NonNull<Task>| unsafe { task.as_ref() }.local.next.get();
+        let first = last.map_or(self.head.get(), after);
+        // SAFETY: the invariant.
+        std::iter::successors(first, move |&task| after(task)).map(|task| unsafe { task.as_ref() })
+    }
+
+    /// Queues a task that has just become `Ready` right after another one, which is queued and not the last; or before all.
+    pub(crate) fn insert_after(&self, before: Option<NonNull<Task>>, task: &Task) {
+        debug_assert_eq!(task.local.state.get(), State::Ready);
+        let Some(before) = before else { return self.push_front(task) };
+        // SAFETY: the invariant.
+        let before = unsafe { before.as_ref() };
+        task.local.next.set(before.local.next.replace(Some(task.ptr())));
     }
 
     /// Queues a task that has just become `Ready`.

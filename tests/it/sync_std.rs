@@ -951,7 +951,7 @@ fn a_destructor_that_waits_while_it_unwinds_is_not_missed() {
                 *shared.0.lock().unwrap() += 1;
                 *shared.1.write().unwrap() += 1;
                 // Not one after the other without a gap: the other one would be in line again each time.
-                thread::yield_now();
+                std::hint::spin_loop();
             }
         }
     });
