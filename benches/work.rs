@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use switchgrass::{Coroutine, joinall, sleep, spawn, timeout, yield_now};
 
 mod channels;
+mod locks;
 mod queues;
 mod servers;
 
@@ -26,6 +27,8 @@ usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
   channel --n 10000000 --cap 128 --threads 1|2  messages per second, one producer, one consumer; --mode std: std's, on two threads
   queue --mode pingpong --n 4000000             ns per item, ping-pong over two queues with room for one
   queue --n 10000000 --cap 128 --threads 1|2    items per second, one puts, one gets; --mode priority: a PriorityQueue
+  lock|rwlock|semaphore --n 10000000 --mode uncontended|contended   ns per lock and unlock; lock --mode std: std's
+  event --n 10000000                            ns per set and wait, of two greenlets in turn
   spawn_join --n 100000 --batch 1000 --reps 5   ns per greenlet
   idle_mem --n 100000 --block sleep|park        bytes of RSS per parked greenlet
   timers --n 100000 --max-ms 1000               ms beyond the longest sleep
@@ -54,7 +57,7 @@ impl Keys {
     }
 }
 
-fn fail(why: &str) -> ! {
+pub(crate) fn fail(why: &str) -> ! {
     eprintln!("work: {why} (see --help)");
     exit(2)
 }
@@ -88,6 +91,11 @@ fn main() {
             ("channel", _) => channels::throughput(&keys),
             ("queue", "pingpong") => queues::ping_pong(&keys),
             ("queue", _) => queues::throughput(&keys),
+            ("lock", "std") => locks::std_mutex(&keys),
+            ("lock", _) => locks::mutex(&keys),
+            ("rwlock", _) => locks::rwlock(&keys),
+            ("semaphore", _) => locks::semaphore(&keys),
+            ("event", _) => locks::event(&keys),
             ("spawn_join", _) => spawn_join(&keys),
             ("idle_mem", _) => idle_mem(&keys),
             ("timers", _) => timers(&keys),
