@@ -166,7 +166,7 @@ fn joinall_waits_for_all_and_leaves_results_and_panics_where_they_are() {
 
 #[test]
 fn joinall_of_none_and_of_the_same_one_twice_returns() {
-    joinall::<()>([]);
+    joinall(&[] as &[Greenlet<()>]);
     let greenlet = spawn(yield_now);
     joinall([&greenlet, &greenlet]);
     greenlet.join().unwrap();
