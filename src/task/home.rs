@@ -18,7 +18,8 @@
 use std::alloc::Layout;
 use std::cell::Cell;
 use std::fmt;
-use std::ptr::NonNull;
+use std::os::fd::RawFd;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +27,7 @@ use super::cells::{self, Cells};
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
 use crate::sys::clock::Nanos;
+use crate::sys::fork::HeldAtFork;
 
 thread_local! {
     static HERE: Cell<Option<&'static Home>> = const { Cell::new(None) };
@@ -70,7 +72,7 @@ pub(crate) struct Home {
     /// The hub sleeps, or is about to, and wants to be woken.
     sleeping: AtomicBool,
     /// What wakes the poller. Set before the hub sleeps for the first time.
-    alarm: Mutex<Option<mio::Waker>>,
+    alarm: Mutex<Option<Alarm>>,
     thread_name: Mutex<String>,
 }
 
@@ -81,14 +83,43 @@ unsafe impl Sync for Home {}
 // SAFETY: a Home is only ever shared (`&'static`); the queue in it moves with nobody.
 unsafe impl Send for Home {}
 
-static EMPTY_HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
+/// All homes that there are, and those that are free for a new hub.
+struct Homes {
+    all: Vec<&'static Home>,
+    empty: Vec<&'static Home>,
+}
+
+static HOMES: Mutex<Homes> = Mutex::new(Homes { all: Vec::new(), empty: Vec::new() });
+
+/// All locks of this module, in the order in which they are taken before a fork. Elsewhere nobody takes a second one while having one.
+struct AllLocks {
+    _homes: MutexGuard<'static, Homes>,
+    each: Vec<HomeLocks>,
+}
+
+struct HomeLocks {
+    home: &'static Home,
+    inbox: MutexGuard<'static, Vec<Message>>,
+    alarm: MutexGuard<'static, Option<Alarm>>,
+    _name: MutexGuard<'static, String>,
+}
+
+static FORKING: HeldAtFork<AllLocks> = HeldAtFork::new();
+
+/// What wakes a poller.
+struct Alarm {
+    waker: mio::Waker,
+    /// The poller's own descriptor.
+    poller: RawFd,
+}
 
 impl Home {
     /// A home for a new hub of this thread.
     pub(crate) fn move_in() -> &'static Home {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let home = lock(&EMPTY_HOMES).pop().unwrap_or_else(|| {
-            Box::leak(Box::new(Home {
+        let mut homes = lock(&HOMES);
+        let home = homes.empty.pop().unwrap_or_else(|| {
+            let home: &Home = Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
                 cells: Cells::new(),
                 incarnation: AtomicU64::new(0),
@@ -97,8 +128,11 @@ impl Home {
                 sleeping: AtomicBool::new(false),
                 alarm: Mutex::default(),
                 thread_name: Mutex::default(),
-            }))
+            }));
+            homes.all.push(home);
+            home
         });
+        drop(homes);
         let thread = std::thread::current();
         *lock(&home.thread_name) = match thread.name() {
             Some(name) => format!("'{name}' ({:?})", thread.id()),
@@ -123,7 +157,7 @@ impl Home {
         self.pending.store(false, Ordering::SeqCst);
         self.sleeping.store(false, Ordering::SeqCst);
         *lock(&self.alarm) = None;
-        lock(&EMPTY_HOMES).push(self);
+        lock(&HOMES).empty.push(self);
     }
 
     #[inline]
@@ -171,7 +205,7 @@ impl Home {
         if self.sleeping.swap(false, Ordering::SeqCst)
             && let Some(alarm) = &*lock(&self.alarm)
         {
-            alarm.wake().expect("waking a hub writes to an eventfd of our own");
+            alarm.waker.wake().expect("waking a hub writes to an eventfd of our own");
         }
     }
 
@@ -202,9 +236,50 @@ impl Home {
         self.sleeping.store(false, Ordering::SeqCst);
     }
 
-    /// Sets what wakes the poller.
-    pub(crate) fn set_alarm(&self, alarm: mio::Waker) {
-        *lock(&self.alarm) = Some(alarm);
+    /// Sets what wakes the poller that has this descriptor.
+    pub(crate) fn set_alarm(&self, waker: mio::Waker, poller: RawFd) {
+        *lock(&self.alarm) = Some(Alarm { waker, poller });
+    }
+
+    /// Sees to it that no other thread is in the middle of something here while the process forks.
+    pub(crate) fn before_fork() {
+        let homes = lock(&HOMES);
+        let locks_of = |&home: &&'static Home| {
+            let (inbox, alarm) = (lock(&home.inbox), lock(&home.alarm));
+            HomeLocks { home, inbox, alarm, _name: lock(&home.thread_name) }
+        };
+        let each = homes.all.iter().map(locks_of).collect();
+        FORKING.put(AllLocks { _homes: homes, each });
+    }
+
+    /// Undoes [`Home::before_fork`], in the parent.
+    pub(crate) fn after_fork() {
+        drop(FORKING.take());
+    }
+
+    /// In the child there is only this thread's home; the hubs of the other ones are gone.
+    pub(crate) fn after_fork_in_child() {
+        let Some(mut locks) = FORKING.take() else { return };
+        forget_idle_workers();
+        let own = here();
+        for HomeLocks { home, inbox, alarm, .. } in &mut locks.each {
+            let alarm = alarm.take();
+            home.sleeping.store(false, Ordering::SeqCst);
+            if own.is_some_and(|own| ptr::eq(own, *home)) {
+                // Of a poller that the child does not have. The others still mean what they say.
+                inbox.retain(|message| !matches!(message, Message::Closed { .. } | Message::Poke { .. }));
+                continue;
+            }
+            home.incarnation.store(0, Ordering::Release);
+            std::mem::forget(std::mem::take(&mut **inbox));
+            if let Some(alarm) = alarm {
+                // SAFETY: the poller is open (the alarm goes first), and its owner, on the stack or in the heap of a thread that is gone, never
+                // uses or closes it in this process.
+                unsafe { libc::close(alarm.poller) };
+            }
+        }
+        // A home that somebody lived in is not used again: its queue and its cells are as that thread has left them.
+        drop(locks);
     }
 }
 
@@ -251,7 +326,8 @@ impl ReadyQueue {
         ReadyQueue { head: Cell::new(None), tail: Cell::new(None) }
     }
 
-    fn clear(&self) {
+    /// Forgets all that are queued.
+    pub(crate) fn clear(&self) {
         self.head.set(None);
         self.tail.set(None);
     }
