@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use switchgrass::{Coroutine, joinall, sleep, spawn, timeout, yield_now};
 
 mod channels;
+mod locks;
 mod servers;
 
 const HELP: &str = "\
@@ -23,6 +24,9 @@ usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
   switch --mode yield --n 10000000 --tasks 2    ns per yield_now
   switch --mode chan  --n 4000000               ns per message, ping-pong over two channels of capacity 1
   channel --n 10000000 --cap 128 --threads 1|2  messages per second, one producer, one consumer; --mode std: std's, on two threads
+  lock|rwlock|semaphore --n 10000000 --mode uncontended|contended   ns per lock and unlock; lock --mode std: std's
+  event --n 10000000                            ns per set and wait, of two greenlets in turn
+  queue --n 4000000                             ns per message, ping-pong over two queues of capacity 1
   spawn_join --n 100000 --batch 1000 --reps 5   ns per greenlet
   idle_mem --n 100000 --block sleep|park        bytes of RSS per parked greenlet
   timers --n 100000 --max-ms 1000               ms beyond the longest sleep
@@ -51,7 +55,7 @@ impl Keys {
     }
 }
 
-fn fail(why: &str) -> ! {
+pub(crate) fn fail(why: &str) -> ! {
     eprintln!("work: {why} (see --help)");
     exit(2)
 }
@@ -83,6 +87,12 @@ fn main() {
             ("switch", "chan") => channels::ping_pong(&keys),
             ("channel", "std") => channels::throughput_std(&keys),
             ("channel", _) => channels::throughput(&keys),
+            ("lock", "std") => locks::std_mutex(&keys),
+            ("lock", _) => locks::mutex(&keys),
+            ("rwlock", _) => locks::rwlock(&keys),
+            ("semaphore", _) => locks::semaphore(&keys),
+            ("event", _) => locks::event(&keys),
+            ("queue", _) => locks::queue(&keys),
             ("spawn_join", _) => spawn_join(&keys),
             ("idle_mem", _) => idle_mem(&keys),
             ("timers", _) => timers(&keys),

@@ -80,6 +80,7 @@ mod ready;
 pub mod select;
 pub mod server;
 pub mod signal;
+pub mod stats;
 mod switch;
 pub mod sync;
 mod sys;
@@ -88,6 +89,7 @@ mod task;
 pub mod testing;
 pub mod threadpool;
 mod timeout;
+pub mod trace;
 mod wait;
 
 pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};

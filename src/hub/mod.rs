@@ -14,7 +14,9 @@
 mod descriptors;
 mod fork;
 mod masked;
+mod observe;
 mod poller;
+pub(crate) mod record;
 mod report;
 mod run;
 mod shutdown;
@@ -39,8 +41,10 @@ use crate::task::{Body, Ended, Home, Kind, Listener, Origin, Reason, State, Task
 pub(crate) use self::descriptors::Waits;
 pub(crate) use self::fork::watch_forks;
 pub(crate) use self::masked::Masked;
+use self::observe::Observer;
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
+use self::record::Recorder;
 use self::run::{CHECKS_PER_TURN, RESUMES_PER_CHECK};
 use self::timers::Timers;
 
@@ -97,6 +101,8 @@ pub(crate) struct Hub {
     /// The thread's own task.
     main: TaskRef,
     main_ptr: NonNull<Task>,
+    /// Stands for the loop where somebody has to.
+    loop_task: TaskRef,
     /// Who runs. In the loop: who ran last, or the thread's own task if that one has ended; its state is not `Running` then.
     current: Cell<NonNull<Task>>,
     /// The loop itself runs (nothing may wait), or the hub closes (nothing may wait any more).
@@ -105,6 +111,12 @@ pub(crate) struct Hub {
     errno: *mut libc::c_int,
     /// Resumptions until the next look at the clock.
     countdown: Cell<u32>,
+    /// What `countdown` began with.
+    window: Cell<u32>,
+    /// All resumptions before that.
+    resumed: Cell<u64>,
+    observer: Observer,
+    recorder: Recorder,
     /// Looks at the clock until the end of this turn.
     checks: Cell<u32>,
     turn_started: Cell<Nanos>,
@@ -208,8 +220,9 @@ fn create() -> &'static Hub {
         stack_size: 0,
         measured: false,
     };
-    let main = TaskRef::new(home, origin, 0, MainBody);
+    let main = TaskRef::new(home, origin, 0, NeverRun);
     let main_ptr = main.here().expect("it was made for this thread").ptr();
+    let loop_task = TaskRef::new(home, observe::origin(new_ids(1).start), 0, NeverRun);
     let (native_guard, native_size) = overflow::native_stack().unwrap_or((0..0, 0));
     let now = clock::now();
     let hub = Box::into_raw(Box::new(Hub {
@@ -217,10 +230,15 @@ fn create() -> &'static Hub {
         incarnation: home.incarnation(),
         main,
         main_ptr,
+        loop_task,
         current: Cell::new(main_ptr),
         no_waiting: Cell::new(false),
         errno: sys::errno_location(),
         countdown: Cell::new(RESUMES_PER_CHECK),
+        window: Cell::new(RESUMES_PER_CHECK),
+        resumed: Cell::new(0),
+        observer: Observer::default(),
+        recorder: Recorder::default(),
         checks: Cell::new(CHECKS_PER_TURN),
         turn_started: Cell::new(now),
         now: Cell::new(now),
@@ -252,7 +270,9 @@ fn create() -> &'static Hub {
     // descriptors. That takes a destructor of a thread-local that waits when the thread's hub has been closed already.
     let _ = CLOSE_AT_THREAD_END.try_with(|_| {});
     // SAFETY: just made, and freed at the thread's end only.
-    unsafe { &*hub }
+    let hub = unsafe { &*hub };
+    hub.join_recording();
+    hub
 }
 
 fn hub_main<'a>(hub: *const Hub) -> &'a Task {
@@ -260,12 +280,12 @@ fn hub_main<'a>(hub: *const Hub) -> &'a Task {
     unsafe { (*hub).main_ptr.as_ref() }
 }
 
-/// The thread's own task is run by the system, not by us.
-struct MainBody;
+/// The thread's own task is run by the system, not by us; and a place in the queue is only a place (see `observe.rs`).
+struct NeverRun;
 
-impl Body for MainBody {
+impl Body for NeverRun {
     fn run(&self, _: &Task, _: Result<(), Payload>) {
-        unreachable!("the thread's own task is never started");
+        unreachable!("this task is never started");
     }
 }
 

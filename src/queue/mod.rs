@@ -208,7 +208,7 @@ impl<T, S: Store<T>> State<T, S> {
 
     /// Whether a get would not wait.
     fn is_ready(&self) -> bool {
-        self.store.len() > 0 || self.putters.len() > 0 || self.phase != Phase::Open
+        self.store.len() > 0 || !self.putters.is_empty() || self.phase != Phase::Open
     }
 }
 

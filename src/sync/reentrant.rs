@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::mutex::RawMutex;
-use crate::hub::hub;
+use crate::hub::{be_fair, hub};
 use crate::task::NotSend;
 
 /// No task has this id.
@@ -102,7 +102,7 @@ impl<T: ?Sized> ReentrantMutex<T> {
         if self.is_owned_by(own) || self.raw.try_lock() {
             return Some(self.guard(own));
         }
-        hub().be_fair();
+        be_fair();
         None
     }
 

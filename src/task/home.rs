@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cells::{self, Cells};
+use super::meter::Meter;
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
 use crate::sys::clock::Nanos;
@@ -52,6 +53,8 @@ pub(crate) enum Message {
     Start(TaskRef, Option<Nanos>),
     /// Its last handle was dropped over there.
     Unreferenced(TaskRef),
+    /// A recording has begun.
+    Record,
     /// A socket that was registered here was closed over there.
     Closed { slot: u32, generation: u32 },
     /// A socket that is registered here was shut down over there.
@@ -62,8 +65,12 @@ pub(crate) enum Message {
 pub(crate) struct Home {
     /// Owner's thread only.
     ready: ReadyQueue,
+    /// What to call for messages to tasks of other hubs. Owner's thread only.
+    tell_sent: Cell<Option<fn(&TaskRef)>>,
     /// Owner's thread only.
     cells: Cells,
+    /// What the hub tells of itself.
+    pub(crate) meter: Meter,
     /// Which hub lives here; 0: none.
     incarnation: AtomicU64,
     inbox: Mutex<Vec<Message>>,
@@ -76,9 +83,9 @@ pub(crate) struct Home {
     thread_name: Mutex<String>,
 }
 
-// SAFETY: `ready` and `cells` are touched by the owner's thread only: `ready()` is called by code that holds a `&Task` or
-// is the hub, both of which stay on that thread; `cells()` when a task is made, which is there, too, or by `free_cell`,
-// which asks first. All other fields are Sync.
+// SAFETY: `ready`, `tell_sent` and `cells` are touched by the owner's thread only: `ready()` is called by code that holds a
+// `&Task` or is the hub, both of which stay on that thread; `tell_sent` is set by the hub and read by `post` for the home of its own
+// thread; `cells()` is called when a task is made, which is there, too, or by `free_cell`, which asks first. All other fields are Sync.
 unsafe impl Sync for Home {}
 // SAFETY: a Home is only ever shared (`&'static`); the queue in it moves with nobody.
 unsafe impl Send for Home {}
@@ -121,7 +128,9 @@ impl Home {
         let home = homes.empty.pop().unwrap_or_else(|| {
             let home: &Home = Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
+                tell_sent: Cell::new(None),
                 cells: Cells::new(),
+                meter: Meter::default(),
                 incarnation: AtomicU64::new(0),
                 inbox: Mutex::default(),
                 pending: AtomicBool::new(false),
@@ -133,6 +142,7 @@ impl Home {
             home
         });
         drop(homes);
+        home.meter.reset();
         let thread = std::thread::current();
         *lock(&home.thread_name) = match thread.name() {
             Some(name) => format!("'{name}' ({:?})", thread.id()),
@@ -153,11 +163,22 @@ impl Home {
         };
         drop(left);
         self.ready.clear();
+        self.tell_sent.set(None);
         self.cells.clear();
         self.pending.store(false, Ordering::SeqCst);
         self.sleeping.store(false, Ordering::SeqCst);
         *lock(&self.alarm) = None;
         lock(&HOMES).empty.push(self);
+    }
+
+    /// The homes of all hubs that there are now.
+    pub(crate) fn all() -> Vec<&'static Home> {
+        lock(&HOMES).all.iter().copied().filter(|home| home.incarnation() != 0).collect()
+    }
+
+    /// Has `tell` called for each message that this thread sends to a task of another hub. Owner only.
+    pub(crate) fn watch_sent(&self, tell: Option<fn(&TaskRef)>) {
+        self.tell_sent.set(tell);
     }
 
     #[inline]
@@ -192,6 +213,14 @@ impl Home {
 
     /// Leaves a message for the hub of that incarnation. If it is gone, so are its tasks: nobody misses it.
     pub(crate) fn post(&self, incarnation: u64, message: Message) {
+        if let Some(tell) = here().and_then(|own| own.tell_sent.get())
+            && let Message::Wake(task, _)
+            | Message::Interrupt(task, _)
+            | Message::Unpark(task)
+            | Message::Start(task, _) = &message
+        {
+            tell(task);
+        }
         {
             let mut inbox = lock(&self.inbox);
             if self.incarnation() != incarnation {
@@ -335,6 +364,29 @@ impl ReadyQueue {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.head.get().is_none()
+    }
+
+    /// The last in the queue.
+    pub(crate) fn last(&self) -> Option<NonNull<Task>> {
+        self.head.get().and(self.tail.get())
+    }
+
+    /// All that were queued at the end since `last` was the last one, or all. Nothing may have been taken out since.
+    pub(crate) fn since(&self, last: Option<NonNull<Task>>) -> impl Iterator<Item = &Task> {
+        // SAFETY: the invariant. `next` means something unless this is the last one.
+        let after = |task: NonNull<Task>| unsafe { task.as_ref() }.local.next.get();
+        let first = last.map_or(self.head.get(), after);
+        // SAFETY: the invariant.
+        std::iter::successors(first, move |&task| after(task)).map(|task| unsafe { task.as_ref() })
+    }
+
+    /// Queues a task that has just become `Ready` right after another one, which is queued and not the last; or before all.
+    pub(crate) fn insert_after(&self, before: Option<NonNull<Task>>, task: &Task) {
+        debug_assert_eq!(task.local.state.get(), State::Ready);
+        let Some(before) = before else { return self.push_front(task) };
+        // SAFETY: the invariant.
+        let before = unsafe { before.as_ref() };
+        task.local.next.set(before.local.next.replace(Some(task.ptr())));
     }
 
     /// Queues a task that has just become `Ready`.

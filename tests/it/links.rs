@@ -210,10 +210,10 @@ fn killed_before_its_start_it_never_runs_but_links_fire_and_joiners_wake() {
 
 #[test]
 fn kill_with_a_payload_gives_it_to_join() {
-    let greenlet = spawn(|| forever());
+    let greenlet = spawn(|| -> () { forever() });
     yield_now();
     greenlet.kill_with(42_u8);
-    assert_eq!(*greenlet.join().map(|()| ()).unwrap_err().downcast::<u8>().unwrap(), 42);
+    assert_eq!(*greenlet.join().unwrap_err().downcast::<u8>().unwrap(), 42);
 
     let never = spawn(|| ());
     never.kill_nowait_with("not at all");

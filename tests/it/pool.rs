@@ -490,7 +490,7 @@ fn imap_unordered_gives_what_comes_first_and_is_bounded() {
     };
     let mut results = pool.imap_unordered(nap, items);
     let mut got = Vec::new();
-    while let Some(result) = results.next() {
+    for result in results.by_ref() {
         got.push(result.unwrap());
         assert!(taken.get() <= got.len() + 2 + 1);
     }
@@ -697,7 +697,7 @@ fn a_destructor_that_unwinds_may_use_a_pool() {
         let _uses = uses;
         oops()
     });
-    assert!(matches!(panicked.join(), Err::<(), _>(_)));
+    assert!(panicked.join().is_err());
     assert_eq!(*seen.borrow(), ["true", "false", "1", "[0, 1, 2]", "false", "false"]);
     assert!(pool.join());
     assert_eq!(pool.free_count(), 1);
