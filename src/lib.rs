@@ -97,9 +97,9 @@ mod wait;
 
 pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};
 pub use crate::greenlet::{
-    Builder, Exit, ExitReason, Greenlet, Handle, LinkId, Scope, ScopedGreenlet, block_on, current, joinall,
-    joinall_raise, joinall_timeout, killall, killall_timeout, park, park_timeout, scope, spawn, spawn_later,
-    yield_now,
+    AnyGreenlet, Builder, Exit, ExitReason, Greenlet, Handle, LinkId, Scope, ScopedGreenlet, block_on,
+    current, joinall, joinall_raise, joinall_timeout, killall, killall_timeout, park, park_timeout, scope,
+    spawn, spawn_later, yield_now,
 };
 pub use crate::hub::TraceEvent;
 pub use crate::ready::{FdWait, IWait, Waitable, iwait, wait};

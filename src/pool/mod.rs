@@ -337,6 +337,7 @@ impl Pool {
     }
 
     /// Whether [`spawn`](Self::spawn) would have to wait.
+    #[doc(alias = "full")]
     pub fn is_full(&self) -> bool {
         self.free_count() == 0
     }
