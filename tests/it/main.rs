@@ -25,6 +25,7 @@ mod select;
 mod server;
 mod signal;
 mod stress;
+mod stress_all;
 mod switch;
 mod sync;
 mod sync_std;
