@@ -21,6 +21,9 @@ use crate::task::{Reason, WatchSet, Watcher};
 /// | [`Event`], [`AsyncResult`] | it is set |
 /// | [`Semaphore`], [`BoundedSemaphore`] | a permit can be had |
 /// | a [queue](crate::queue) | an item can be had, or it was shut down |
+///
+/// Whatever else there is to wait for, a greenlet can wait for it: a child process (`spawn(move || child.wait())`), a descriptor
+/// ([`wait_readable`](crate::select::wait_readable)), a job of a pool, a lock.
 pub trait Waitable: sealed::Watch {}
 
 pub(crate) mod sealed {
@@ -126,6 +129,7 @@ pub fn iwait<'a, W: Waitable + ?Sized>(objects: impl IntoIterator<Item = &'a W>)
 }
 
 /// See [`iwait`].
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct IWait<'a, W: Waitable + ?Sized> {
     objects: Vec<&'a W>,
     set: Arc<WatchSet>,
