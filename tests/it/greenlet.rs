@@ -6,6 +6,7 @@ use std::panic::panic_any;
 use std::rc::Rc;
 use std::sync::Mutex;
 
+use switchgrass::sync::Event;
 use switchgrass::{
     Builder, Greenlet, current, green_local, joinall, park, park_timeout, scope, sleep, spawn, spawn_later,
     testing, yield_now,
@@ -758,4 +759,17 @@ fn a_panic_hook_may_be_run_on_a_greenlet_that_is_nested_in_catch_unwind() {
         text(&inner.unwrap_err()).to_owned()
     });
     assert_eq!(caught.join().unwrap(), "inner");
+}
+
+#[test]
+fn what_one_that_is_killed_before_its_time_drops_may_wait_beyond_it() {
+    let clock = Clock::start();
+    let event = Rc::new(Event::new());
+    let (waiting, waited) = (Rc::clone(&event), Rc::new(Cell::new(false)));
+    let result = Rc::clone(&waited);
+    let guard = OnDrop(move || result.set(waiting.wait()));
+    let later = spawn_later(secs(2), move || drop(guard));
+    spawn_later(secs(5), move || event.set());
+    later.kill();
+    assert_eq!((waited.get(), clock.elapsed()), (true, secs(5)));
 }

@@ -5,10 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use switchgrass::process::Command;
-use switchgrass::select::wait_readable;
 use switchgrass::sync::{AsyncResult, Event, Semaphore};
 use switchgrass::threadpool::ThreadPool;
-use switchgrass::{Waitable, iwait, sleep, spawn, spawn_later, testing, wait, yield_now};
+use switchgrass::{FdWait, Waitable, io, iwait, sleep, spawn, spawn_later, testing, wait, yield_now};
 
 use crate::util::{Log, secs};
 
@@ -117,18 +116,27 @@ fn waiting_for_ten_thousand_takes_no_square_of_time() {
 
 #[test]
 fn what_a_greenlet_can_wait_for_can_be_waited_for_among_others() {
-    let (reader, mut writer) = std::io::pipe().unwrap();
-    let readable = spawn(move || wait_readable(&reader, None).unwrap());
     let child = spawn(|| assert!(Command::new("true").status().unwrap().success()));
     let job = ThreadPool::new(1).spawn(|| 7);
     let job = spawn(move || assert_eq!(job.join().unwrap(), 7));
     let never = Event::new();
-    let objects: [&dyn Waitable; 4] = [&never, &readable, &child, &job];
+    let objects: [&dyn Waitable; 3] = [&never, &child, &job];
     assert_eq!(wait(objects, Some(2), None).len(), 2);
-    assert!(!readable.is_ready());
-    writer.write_all(b"x").unwrap();
-    assert_eq!(wait(objects, Some(3), None).len(), 3);
-    readable.join().unwrap();
     child.join().unwrap();
     job.join().unwrap();
+}
+
+#[test]
+fn a_descriptor_is_waited_for_among_other_things() {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let (readable, writable) = (FdWait::readable(&reader).unwrap(), FdWait::writable(&writer).unwrap());
+    let event = Event::new();
+    let objects: [&dyn Waitable; 3] = [&readable, &event, &writable];
+    assert_eq!(wait(objects, Some(1), None).len(), 1, "there is room to write");
+    let _writing = spawn(move || writer.write_all(b"!").unwrap());
+    let ready = wait(objects, Some(2), None);
+    assert!(ready.iter().any(|ready| std::ptr::addr_eq(*ready, &raw const readable)));
+    drop(reader);
+    yield_now();
+    assert_eq!(testing::live(), 0, "no greenlet is left that waits");
 }
