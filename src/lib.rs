@@ -112,3 +112,8 @@ pub use crate::timeout::{Elapsed, Timeout, sleep, sleep_until, timeout};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So does that in the guide for users of gevent.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/gevent.md")]
+struct Gevent;

@@ -28,6 +28,8 @@ use crate::task::{Reason, WatchSet, Watcher};
 /// | [`Semaphore`], [`BoundedSemaphore`] | a permit can be had |
 /// | a [queue](crate::queue) | an item can be had, or it was shut down |
 /// | [`FdWait`] | the descriptor can be read, or written |
+///
+/// Whatever else there is to wait for, a greenlet can wait for it: for a child process (`spawn(move || child.wait())`), for a job of a pool, for a lock.
 pub trait Waitable: sealed::Watch {}
 
 pub(crate) mod sealed {
@@ -205,6 +207,7 @@ pub fn iwait<'a, W: Waitable + ?Sized>(objects: impl IntoIterator<Item = &'a W>)
 }
 
 /// See [`iwait`].
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct IWait<'a, W: Waitable + ?Sized> {
     objects: Vec<&'a W>,
     set: Arc<WatchSet>,
@@ -215,7 +218,6 @@ pub struct IWait<'a, W: Waitable + ?Sized> {
 
 impl<W: Waitable + ?Sized> IWait<'_, W> {
     /// Ends the iteration after `duration`, from now on, whether all are ready or not.
-    #[must_use]
     pub fn timeout(mut self, duration: Duration) -> Self {
         self.deadline = hub().deadline(duration);
         self

@@ -289,6 +289,7 @@ impl<T: 'static> Greenlet<T> {
     /// assert_eq!(greenlet.join().unwrap(), 7);
     /// ```
     #[track_caller]
+    #[must_use = "dropped before it is started, it never runs"]
     pub fn new(f: impl FnOnce() -> T + 'static) -> Greenlet<T> {
         Greenlet::unstarted(Location::caller(), f)
     }

@@ -163,6 +163,7 @@ fn end<'a, T: 'a>(pending: impl Iterator<Item = &'a Pending<T>> + Clone) {
 ///
 /// Nothing is lost if a kill or a timeout interrupts `next`: it can be called again. **Dropping** it kills the greenlets whose results were not given out, and waits until they
 /// have ended (in a destructor that runs while its greenlet unwinds: without waiting).
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Imap<I: Iterator, F, T> {
     feed: Feed<I, F>,
     pending: VecDeque<Pending<T>>,
@@ -216,6 +217,7 @@ impl<I: Iterator, F, T> fmt::Debug for Imap<I, F, T> {
 
 /// The results of [`Group::imap_unordered`](super::Group::imap_unordered) and [`Pool::imap_unordered`](super::Pool::imap_unordered), in the order in which they
 /// come. All else is as for [`Imap`].
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct ImapUnordered<I: Iterator, F, T> {
     feed: Feed<I, F>,
     pending: BTreeMap<u64, Pending<T>>,

@@ -220,9 +220,9 @@ impl ThreadPool {
     ///
     /// ```
     /// let pool = switchgrass::threadpool::ThreadPool::new(2);
-    /// assert_eq!(pool.map(str::len, ["a", "bcd", "ef"]), [1, 3, 2]);
+    /// assert_eq!(pool.map(["a", "bcd", "ef"], str::len), [1, 3, 2]);
     /// ```
-    pub fn map<I, F, T>(&self, f: F, items: I) -> Vec<T>
+    pub fn map<I, F, T>(&self, items: I, f: F) -> Vec<T>
     where
         I: IntoIterator,
         I::Item: Send + 'static,

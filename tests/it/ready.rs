@@ -4,7 +4,9 @@ use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use switchgrass::process::Command;
 use switchgrass::sync::{AsyncResult, Event, Semaphore};
+use switchgrass::threadpool::ThreadPool;
 use switchgrass::{FdWait, Waitable, io, iwait, sleep, spawn, spawn_later, testing, wait, yield_now};
 
 use crate::util::{Log, secs};
@@ -110,6 +112,18 @@ fn wait_for_what_another_thread_does() {
 fn waiting_for_ten_thousand_takes_no_square_of_time() {
     let greenlets: Vec<_> = (0..10_000).map(|n| spawn(move || n)).collect();
     assert_eq!(iwait(&greenlets).filter_map(|greenlet| greenlet.value()).sum::<i32>(), 49_995_000);
+}
+
+#[test]
+fn what_a_greenlet_can_wait_for_can_be_waited_for_among_others() {
+    let child = spawn(|| assert!(Command::new("true").status().unwrap().success()));
+    let job = ThreadPool::new(1).spawn(|| 7);
+    let job = spawn(move || assert_eq!(job.join().unwrap(), 7));
+    let never = Event::new();
+    let objects: [&dyn Waitable; 3] = [&never, &child, &job];
+    assert_eq!(wait(objects, Some(2), None).len(), 2);
+    child.join().unwrap();
+    job.join().unwrap();
 }
 
 #[test]

@@ -295,6 +295,7 @@ fn a_timeout_object_unwinds_once_and_knows_its_own() {
     inner.start();
     let payload = catch(|| sleep(secs(60))).unwrap_err();
     assert!(inner.is_cause_of(&*payload) && !outer.is_cause_of(&*payload));
+    assert!(inner.is_cause_of(&payload) && !outer.is_cause_of(&payload), "also by a reference to the box");
     assert!(inner.has_fired() && !inner.is_pending() && outer.is_pending());
     let payload = catch(|| sleep(secs(60))).unwrap_err();
     assert!(outer.is_cause_of(&*payload));
