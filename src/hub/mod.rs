@@ -184,10 +184,12 @@ pub(crate) fn existing() -> Option<&'static Hub> {
 #[cold]
 fn create() -> &'static Hub {
     let home = Home::move_in();
+    let id = new_ids(1).start;
     let origin = Origin {
-        id: new_ids(1).start,
+        id,
         kind: Kind::Main,
         name: std::thread::current().name().map(Into::into),
+        spawned_by: id,
         spawned_at: Location::caller(),
         stack_size: 0,
         measured: false,

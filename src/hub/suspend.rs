@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use super::{Deadlock, Hub, ScopeExpired, Unwinding, Wake};
-use crate::coro::unwind;
+use crate::coro::{trace, unwind};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{GreenletExit, Interrupt, Reason, State, Task, TaskRef, Waker};
 
@@ -54,7 +54,14 @@ impl Hub {
                 task.local.frame.set(&raw const here);
             }
             // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
-            unsafe { (*task.local.suspender.get()).suspend(next.map(NonNull::cast)) };
+            let suspender = unsafe { &*task.local.suspender.get() };
+            let mut next = next.map(NonNull::cast);
+            while let Some(inspection) = suspender.suspend(next) {
+                // Resumed only to tell where it stands. Then it goes on waiting.
+                next = None;
+                // SAFETY: what a context is resumed with, other than `None`, comes from `Context::inspect`.
+                unsafe { trace::answer(suspender, inspection) };
+            }
             Ok(())
         };
         // SAFETY: as above.

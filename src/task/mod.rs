@@ -213,6 +213,8 @@ pub(crate) struct Shared {
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     pub(crate) name: Option<Box<str>>,
+    /// The id of the task that made this one; its own, for the thread's own task.
+    pub(crate) spawned_by: u64,
     pub(crate) spawned_at: &'static Location<'static>,
     /// Set when the task has ended, with those who wait for that.
     pub(crate) ended: Ended,
@@ -305,6 +307,8 @@ pub(crate) struct Origin {
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     pub(crate) name: Option<Box<str>>,
+    /// The id of the task that made this one; its own, for the thread's own task.
+    pub(crate) spawned_by: u64,
     pub(crate) spawned_at: &'static Location<'static>,
     pub(crate) stack_size: usize,
     pub(crate) measured: bool,
@@ -516,6 +520,7 @@ impl TaskRef {
                 id: origin.id,
                 kind: origin.kind,
                 name: origin.name,
+                spawned_by: origin.spawned_by,
                 spawned_at: origin.spawned_at,
                 ended: Ended::new(),
                 vtable: const {
