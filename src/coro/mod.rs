@@ -31,13 +31,9 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 use self::stack::Stack;
-use self::trace::Inspection;
 
 /// What a running context suspends itself through.
-pub(crate) type Suspender = corosensei::Yielder<Input, Next>;
-
-/// What a context is resumed for: to go on (`None`), or only to tell where it stands. Travels in a register, too.
-pub(crate) type Input = Option<NonNull<Inspection>>;
+pub(crate) type Suspender = corosensei::Yielder<(), Next>;
 
 /// Whom a context that suspends itself wants to run next, if anyone. A pointer, which travels in a register.
 pub(crate) type Next = Option<NonNull<()>>;
@@ -56,29 +52,23 @@ pub(crate) enum Turn {
 /// `ManuallyDrop` is the third invariant above: forgetting a context leaks its stack, and nothing else.
 pub(crate) struct Context(ManuallyDrop<Inner>);
 
-type Inner = corosensei::Coroutine<Input, Next, (), Stack>;
+type Inner = corosensei::Coroutine<(), Next, (), Stack>;
 
 impl Context {
     /// A context that will call `entry` on `stack` when it is first resumed.
     ///
     /// `entry` must not unwind: there is nothing of ours above it that could tell whose panic it was.
     pub(crate) fn new<A: Copy + 'static>(stack: Stack, arg: A, entry: fn(A, &Suspender)) -> Self {
-        Context(ManuallyDrop::new(Inner::with_stack(stack, move |suspender, _| entry(arg, suspender))))
+        Context(ManuallyDrop::new(Inner::with_stack(stack, move |suspender, ()| entry(arg, suspender))))
     }
 
     /// Runs the context until it suspends or ends.
     #[inline]
     pub(crate) fn resume(&mut self) -> Turn {
-        match self.0.resume(None) {
+        match self.0.resume(()) {
             corosensei::CoroutineResult::Yield(next) => Turn::Suspended(next),
             corosensei::CoroutineResult::Return(()) => Turn::Finished,
         }
-    }
-
-    /// Has the context, which is suspended, answer an inspection. It stays suspended, as it was.
-    pub(crate) fn inspect(&mut self, inspection: &mut Inspection) {
-        let result = self.0.resume(trace::question(inspection));
-        debug_assert!(matches!(result, corosensei::CoroutineResult::Yield(None)));
     }
 
     /// The stack of a context that has finished.

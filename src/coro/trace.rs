@@ -4,7 +4,7 @@
 //! has hardly any stack left, or a signal handler. To name it reads the program's debug information, which takes time and stack,
 //! and is done wherever there is both.
 //!
-//! A suspended context is asked for its frames by being resumed with an [`Inspection`] in the register that says why it is resumed. It
+//! A suspended context is asked for its frames by being resumed while an [`Inspection`] stands where it looks first. It
 //! walks its own stack, on the stack of who has resumed it, and suspends again. Nothing of it has changed then: it has used a few hundred bytes
 //! below its last frame, and no page that it would not have used at its next call.
 
@@ -12,7 +12,7 @@ use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use super::{Input, Suspender};
+use super::Suspender;
 
 /// So many frames are taken, from the innermost.
 pub(crate) const MAX_FRAMES: usize = 128;
@@ -101,18 +101,20 @@ impl Inspection {
     }
 }
 
-/// Answers an inspection, on behalf of the suspended context that calls this. Gives what it waits for now: nothing has changed.
-///
-/// # Safety
-///
-/// `inspection` must come from [`super::Context::inspect`], which waits for the answer.
-#[inline(always)]
-pub(crate) unsafe fn answer(suspender: &Suspender, inspection: NonNull<Inspection>) {
-    // SAFETY: the caller's promise: it is alive, and nobody else looks at it before this context suspends again.
-    let inspection = unsafe { &mut *inspection.as_ptr() };
-    // Before anything is called: a call might be one too many.
-    if stack_pointer().saturating_sub(inspection.stack.start) >= ROOM {
-        take(suspender, inspection);
+impl Inspection {
+    /// Answers, on behalf of the suspended context that calls this.
+    ///
+    /// # Safety
+    ///
+    /// `this` must be valid, and nobody else may look at it meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn answer(this: NonNull<Inspection>, suspender: &Suspender) {
+        // SAFETY: the caller's promise.
+        let inspection = unsafe { &mut *this.as_ptr() };
+        // Before anything is called: a call might be one too many.
+        if stack_pointer().saturating_sub(inspection.stack.start) >= ROOM {
+            take(suspender, inspection);
+        }
     }
 }
 
@@ -146,11 +148,6 @@ fn stack_pointer() -> usize {
         let here = 0_u8;
         (&raw const here).addr()
     }
-}
-
-/// What a resumption is for: see [`Input`].
-pub(super) fn question(inspection: &mut Inspection) -> Input {
-    Some(NonNull::from(inspection))
 }
 
 /// What a frame is called. Several for one address where calls were inlined, innermost first.

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use crate::coro::overflow;
 use crate::coro::stack;
+use crate::coro::trace::Inspection;
 use crate::coro::unwind::{self, Payload};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::{self};
@@ -98,6 +99,8 @@ pub(crate) struct Hub {
     no_waiting: Cell<bool>,
     /// This thread's errno, kept across switches.
     errno: *mut libc::c_int,
+    /// Set while a suspended task is resumed only to tell where it stands; see [`Hub::suspend`].
+    inspection: Cell<Option<NonNull<Inspection>>>,
     /// Resumptions until the next look at the clock.
     countdown: Cell<u32>,
     /// Looks at the clock until the end of this turn.
@@ -206,6 +209,7 @@ fn create() -> &'static Hub {
         current: Cell::new(main_ptr),
         no_waiting: Cell::new(false),
         errno: sys::errno_location(),
+        inspection: Cell::new(None),
         countdown: Cell::new(RESUMES_PER_CHECK),
         checks: Cell::new(CHECKS_PER_TURN),
         turn_started: Cell::new(now),

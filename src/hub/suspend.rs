@@ -3,7 +3,8 @@
 use std::ptr::NonNull;
 
 use super::{Deadlock, Hub, ScopeExpired, Unwinding, Wake};
-use crate::coro::{trace, unwind};
+use crate::coro::trace::Inspection;
+use crate::coro::unwind;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{GreenletExit, Interrupt, Reason, State, Task, TaskRef, Waker};
 
@@ -54,19 +55,28 @@ impl Hub {
                 task.local.frame.set(&raw const here);
             }
             // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
-            let suspender = unsafe { &*task.local.suspender.get() };
-            let mut next = next.map(NonNull::cast);
-            while let Some(inspection) = suspender.suspend(next) {
-                // Resumed only to tell where it stands. Then it goes on waiting.
-                next = None;
-                // SAFETY: what a context is resumed with, other than `None`, comes from `Context::inspect`.
-                unsafe { trace::answer(suspender, inspection) };
+            unsafe { (*task.local.suspender.get()).suspend(next.map(NonNull::cast)) };
+            if self.inspection.get().is_some() {
+                self.answer_inspections(task);
             }
             Ok(())
         };
         // SAFETY: as above.
         unsafe { *self.errno = errno };
         result
+    }
+
+    /// The task was resumed only to tell where it stands: does that, and goes on waiting.
+    #[cold]
+    #[inline(never)]
+    fn answer_inspections(&self, task: &Task) {
+        while let Some(inspection) = self.inspection.get() {
+            // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
+            let suspender = unsafe { &*task.local.suspender.get() };
+            // SAFETY: `Hub::inspect` has set it, and waits for the answer.
+            unsafe { Inspection::answer(inspection, suspender) };
+            suspender.suspend(None);
+        }
     }
 
     /// What to wake the current task with, in the park that it will do next.
