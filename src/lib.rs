@@ -60,6 +60,7 @@
 mod blocking;
 mod coro;
 mod dns;
+pub mod dump;
 mod generator;
 mod greenlet;
 mod hub;

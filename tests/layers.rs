@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["task"],
     &["hub"],
     &["timeout", "switch", "generator", "blocking", "io"],
-    &["dns"],
+    &["dns", "dump"],
     &["greenlet", "net"],
     &["server"],
     &["testing"],

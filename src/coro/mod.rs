@@ -71,6 +71,12 @@ impl Context {
         }
     }
 
+    /// Resumes the context, which has been told to answer an inspection (see `trace`). It stays suspended, as it was.
+    pub(crate) fn inspect(&mut self) {
+        let turn = self.resume();
+        debug_assert_eq!(turn, Turn::Suspended(None));
+    }
+
     /// The stack of a context that has finished.
     pub(crate) fn into_stack(self) -> Stack {
         ManuallyDrop::into_inner(self.0).into_stack()

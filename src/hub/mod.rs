@@ -12,12 +12,14 @@
 #![allow(unsafe_code)]
 
 mod descriptors;
+pub(crate) mod inspect;
 mod poller;
 mod report;
 mod run;
 mod shutdown;
 mod suspend;
 mod timers;
+pub(crate) mod tree;
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -207,6 +207,7 @@ impl Hub {
                 Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
                 Message::Unpark(task) => on(&task, Task::unpark),
                 Message::Unreferenced(task) => task.unreferenced(),
+                Message::Call(letter) => letter.open(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
                 Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
             }

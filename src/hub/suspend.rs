@@ -105,6 +105,8 @@ impl Hub {
             return Ok(Wake::Notified);
         }
         local.reason.set(reason);
+        // Not read anew, which would cost more than the park itself.
+        local.parked_at.set(self.now.get());
         local.timed_out.set(false);
         let nearest = deadline.min(self.nearest_scope(task));
         if nearest != NEVER {
@@ -238,6 +240,11 @@ impl Hub {
             self.refuse_to_suspend(reason);
         }
         Ok(self.current())
+    }
+
+    /// Whether a wait would be a wait, and neither refused nor a panic.
+    pub(crate) fn may_wait_now(&self) -> bool {
+        !self.no_waiting.get() && !std::thread::panicking()
     }
 
     #[cold]

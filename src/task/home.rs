@@ -51,6 +51,27 @@ pub(crate) enum Message {
     Closed { slot: u32, generation: u32 },
     /// A socket that is registered here was shut down over there.
     Poke { slot: u32, generation: u32 },
+    /// Call a function of ours in the loop. It must not wait.
+    Call(Letter),
+}
+
+/// A function that is sent to a hub.
+pub(crate) struct Letter(Box<dyn FnOnce() + Send>);
+
+impl Letter {
+    pub(crate) fn new(f: impl FnOnce() + Send + 'static) -> Self {
+        Letter(Box::new(f))
+    }
+
+    pub(crate) fn open(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Letter")
+    }
 }
 
 /// See the module's head.
@@ -79,13 +100,15 @@ unsafe impl Sync for Home {}
 unsafe impl Send for Home {}
 
 static EMPTY_HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
+/// Empty or not.
+static ALL_HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
 
 impl Home {
     /// A home for a new hub of this thread.
     pub(crate) fn move_in() -> &'static Home {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let home = lock(&EMPTY_HOMES).pop().unwrap_or_else(|| {
-            Box::leak(Box::new(Home {
+            let home: &Home = Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
                 cells: Cells::new(),
                 incarnation: AtomicU64::new(0),
@@ -94,7 +117,9 @@ impl Home {
                 sleeping: AtomicBool::new(false),
                 alarm: Mutex::default(),
                 thread_name: Mutex::default(),
-            }))
+            }));
+            lock(&ALL_HOMES).push(home);
+            home
         });
         let thread = std::thread::current();
         *lock(&home.thread_name) = match thread.name() {
@@ -104,6 +129,15 @@ impl Home {
         home.incarnation.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
         HERE.set(Some(home));
         home
+    }
+
+    /// The homes of all hubs that there are now, the oldest hub first.
+    pub(crate) fn all() -> Vec<(&'static Home, u64)> {
+        let all = lock(&ALL_HOMES);
+        let mut inhabited: Vec<_> =
+            all.iter().map(|&home| (home, home.incarnation())).filter(|&(_, hub)| hub != 0).collect();
+        inhabited.sort_unstable_by_key(|&(_, incarnation)| incarnation);
+        inhabited
     }
 
     /// The hub is gone: later messages are dropped, and another thread may move in.

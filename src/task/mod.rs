@@ -34,7 +34,7 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Message, here, idle_workers, set_idle_workers};
+pub(crate) use self::home::{Home, Letter, Message, here, idle_workers, set_idle_workers};
 pub(crate) use self::waker::{Ended, Waker};
 
 /// What a greenlet that is killed unwinds with, and what its `join` then gives as the error.
@@ -108,7 +108,7 @@ impl fmt::Display for Reason {
 }
 
 /// What a task is to its user, for reports.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Kind {
     Main,
     Greenlet,
@@ -255,6 +255,8 @@ pub(crate) struct Local {
     /// may point to where nothing is any more.
     pub(crate) slot: Cell<Option<Slot>>,
     pub(crate) reason: Cell<Reason>,
+    /// When the present park began, as of the hub's last look at the clock before.
+    pub(crate) parked_at: Cell<Nanos>,
     /// When the present park ends at the latest, or when an unstarted task is due.
     pub(crate) deadline: Cell<Nanos>,
     /// The deadline of this task's entry in the timer heap; `NEVER` if it has none. May be earlier than
@@ -499,6 +501,7 @@ impl TaskRef {
                 context: UnsafeCell::new(None),
                 slot: Cell::new(None),
                 reason: Cell::new(Reason::NONE),
+                parked_at: Cell::new(0),
                 deadline: Cell::new(NEVER),
                 timer: Cell::new(NEVER),
                 interrupt: Cell::new(None),
