@@ -29,21 +29,29 @@
 //! a thread of the pool where that is possible, so it does not hold up the hub. Without debug information (`debug = "line-tables-only"` in
 //! the profile is enough) there are the names that the symbol table has, without lines.
 //!
-//! A greenlet that never asks for a dump pays a load and a store per wait, for the time: "for 3.2 s" counts from the hub's last look at
+//! A hub that does not come back to its loop in time ([`Options::patience`]) is asked by a signal, `SIGURG`, who runs there and where; see
+//! [`monitor`](crate::monitor) for what that means. The others of that hub cannot be listed then.
+//!
+//! A program that never asks for a dump pays a load and a store per wait, for the time: "for 3.2 s" counts from the hub's last look at
 //! the clock before, which was half a millisecond earlier at most if no greenlet ran longer.
 
 #![forbid(unsafe_code)]
 
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
 
 use crate::blocking;
+use crate::coro::sample;
 use crate::coro::trace::{self, MAX_FRAMES};
-use crate::hub::inspect::{Answer, Snapshot, Wanted, ask_others};
+use crate::hub;
+use crate::hub::inspect::{Answer, Snapshot, Wanted, ask_others, ask_thread};
 use crate::hub::tree::{Names, write_tree};
-use crate::hub::{self};
-use crate::task::Reason;
+use crate::sys;
+use crate::task::{Home, Observer, Reason};
+
+/// How long a thread whose hub is busy may take to answer a signal.
+const BUSY_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Writes a dump of all greenlets, with the default [`Options`]. May switch.
 ///
@@ -57,6 +65,27 @@ pub fn write(out: &mut impl io::Write) -> io::Result<()> {
 /// A dump of all greenlets, with the default [`Options`]. May switch.
 pub fn to_string() -> String {
     Options::new().to_string()
+}
+
+/// From now on, a dump is written to stderr whenever the process gets `signal` (`SIGQUIT`, say, or `SIGUSR1`).
+///
+/// That is done by an OS thread of its own, so that it works when a hub is held up. It cannot be undone. A handler that the program has set for the signal
+/// before is no longer called, and a default action no longer taken.
+///
+/// # Errors
+///
+/// `InvalidInput` for a signal that cannot be handled, or that says what a thread has done (a fault, an abort). `AlreadyExists` if this was asked for
+/// that signal already. If the system gives no descriptors or no thread.
+pub fn on_signal(signal: i32) -> io::Result<()> {
+    let mut alarm = sample::alarm(signal)?;
+    std::thread::Builder::new().name("switchgrass-dump".to_owned()).spawn(move || {
+        let _observer = Observer::new();
+        // Several at once are one: a full pipe says no more than a byte.
+        while matches!(alarm.read(&mut [0; 4096]), Ok(1..)) {
+            sys::write_stderr(to_string().as_bytes());
+        }
+    })?;
+    Ok(())
 }
 
 /// What a dump shows.
@@ -128,9 +157,11 @@ impl Options {
         match hub::existing() {
             None => options.finish(None),
             Some(hub) => {
-                let own = hub.snapshot(options.wanted());
+                let own = (hub.incarnation, hub.snapshot(options.wanted()));
                 if hub.may_wait_now() {
-                    blocking::unblock_for(Reason::new("dump of all greenlets"), move || options.finish(Some(own)))
+                    blocking::unblock_for(Reason::new("dump of all greenlets"), move || {
+                        options.finish(Some(own))
+                    })
                 } else {
                     options.finish(Some(own))
                 }
@@ -143,31 +174,57 @@ impl Options {
     }
 
     /// Asks the other hubs, and puts it all into words. Blocks the OS thread.
-    fn finish(self, own: Option<Snapshot>) -> String {
-        let asked = ask_others(self.wanted());
+    fn finish(self, own: Option<(u64, Snapshot)>) -> String {
+        let asked = ask_others(self.wanted(), own.as_ref().map(|&(hub, _)| hub));
         let until = Instant::now() + self.patience;
         let mut text = String::new();
         let mut names = Names::new();
         // A String takes whatever is written to it.
-        if let Some(own) = own {
+        if let Some((_, own)) = own {
             self.write_hub(&mut text, &own, &mut names);
         }
         for hub in asked {
             match hub.wait(until) {
                 Some(Answer::Snapshot(snapshot)) => self.write_hub(&mut text, &snapshot, &mut names),
-                Some(Answer::Busy { home, .. }) => {
-                    let _ = writeln!(
-                        text,
-                        "hub of thread {}: busy, has not come back to its loop within {:?}",
-                        home.thread_name(),
-                        self.patience
-                    );
+                Some(Answer::Busy { home, incarnation }) => {
+                    self.write_busy(&mut text, home, incarnation, &mut names);
                 }
                 None => {}
             }
         }
         trace::forget_symbols();
         text
+    }
+
+    /// A hub that has not answered: who runs there, and where. The others can only be looked at by their own thread.
+    fn write_busy(&self, text: &mut String, home: &'static Home, incarnation: u64, names: &mut Names) {
+        let _ = write!(
+            text,
+            "hub of thread {}: busy, has not come back to its loop within {:?}",
+            home.thread_name(),
+            self.patience
+        );
+        let standing = sample::install(sample::DEFAULT)
+            .ok()
+            .and_then(|()| ask_thread(home, incarnation, sample::ANY, sample::DEFAULT, BUSY_PATIENCE));
+        match standing {
+            Some(standing) => {
+                let _ = write!(text, "\n  {} {}", standing.what, standing.id);
+                if let Some(name) = standing.name() {
+                    let _ = write!(text, " '{name}'");
+                }
+                text.push_str(": runs");
+                if let Some(place) = standing.spawned_at {
+                    let _ = write!(text, "; spawned at {place}");
+                }
+                if self.backtraces > 0 {
+                    let addresses = standing.frames.addresses();
+                    let _ = names.write_trace(text, &addresses[..addresses.len().min(self.frames)], 8);
+                }
+            }
+            None => text.push_str("; and its thread does not answer SIGURG"),
+        }
+        text.push('\n');
     }
 
     fn write_hub(&self, text: &mut String, snapshot: &Snapshot, names: &mut Names) {

@@ -65,6 +65,7 @@ mod generator;
 mod greenlet;
 mod hub;
 mod io;
+pub mod monitor;
 pub mod net;
 pub mod server;
 mod switch;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::coro::stack;
+use crate::coro::{sample, stack};
 use crate::hub::hub;
+use crate::monitor::Watch;
 
 /// From now on the time of this thread's hub stands still while anything is ready, and jumps to the next deadline when
 /// nothing is.
@@ -29,4 +30,15 @@ pub fn stack_counts() -> (usize, usize) {
 /// How many tasks of this thread's hub have not ended, apart from the thread's own.
 pub fn live() -> usize {
     hub().live_count.get()
+}
+
+/// What a monitor reports that looks so many times, without a pause. Not to be called on a thread whose hub is to be looked at.
+pub fn monitor_looks(times: usize) -> Vec<String> {
+    sample::install(sample::DEFAULT).expect("SIGURG can be handled");
+    let mut watch = Watch::new(Duration::from_millis(100), sample::DEFAULT);
+    let mut reports = Vec::new();
+    for _ in 0..times {
+        watch.look(&mut |report| reports.push(report.to_string()));
+    }
+    reports
 }

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["task"],
     &["hub"],
     &["timeout", "switch", "generator", "blocking", "io"],
-    &["dns", "dump"],
+    &["dns", "dump", "monitor"],
     &["greenlet", "net"],
     &["server"],
     &["testing"],

@@ -22,6 +22,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod overflow;
+pub(crate) mod sample;
 pub(crate) mod stack;
 pub(crate) mod trace;
 pub(crate) mod unwind;

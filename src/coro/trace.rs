@@ -43,6 +43,10 @@ impl Frames {
         self.len < MAX_FRAMES
     }
 
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+    }
+
     /// Forgets what is above (called by) the frame that stands at `address`, if there is one.
     pub(crate) fn cut_above(&mut self, address: usize) {
         if let Some(first) = self.addresses().iter().position(|&frame| frame == address) {
@@ -125,9 +129,11 @@ fn take(suspender: &Suspender, inspection: &mut Inspection) {
     // The walk itself needs some KiB, which would be pages that this context has never touched: so it is done over there.
     inspection.frames = Some(suspender.on_parent_stack(move || {
         let mut frames = Frames::new();
-        walk(|address, stack_pointer| {
-            if stack.contains(&stack_pointer) { frames.push(address) } else { frames.len == 0 }
-        });
+        walk(
+            |address, stack_pointer| {
+                if stack.contains(&stack_pointer) { frames.push(address) } else { frames.len == 0 }
+            },
+        );
         frames
     }));
 }
@@ -163,9 +169,8 @@ pub(crate) fn resolve(address: usize) -> Vec<Symbol> {
     let mut symbols = Vec::new();
     // It takes one off, as it does for a frame: a return address may be the first of the next function.
     backtrace::resolve(address as *mut std::ffi::c_void, |symbol| {
-        let place = symbol.filename().map(|file| {
-            (file.to_string_lossy().into_owned(), symbol.lineno().unwrap_or(0))
-        });
+        let place =
+            symbol.filename().map(|file| (file.to_string_lossy().into_owned(), symbol.lineno().unwrap_or(0)));
         let name = symbol.name().map_or_else(|| format!("{address:#x}"), |name| format!("{name:#}"));
         symbols.push(Symbol { name, place });
     });

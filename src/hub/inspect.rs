@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::Hub;
+use crate::coro::sample::{self, Standing};
 use crate::coro::trace::{Frames, Inspection};
 use crate::sys::clock::Nanos;
 use crate::sys::mem::page_size;
@@ -213,12 +214,14 @@ pub(crate) struct Asked {
 pub(crate) enum Answer {
     Snapshot(Snapshot),
     /// It has not come back to its loop in time.
-    Busy { home: &'static Home, incarnation: u64 },
+    Busy {
+        home: &'static Home,
+        incarnation: u64,
+    },
 }
 
-/// Asks all hubs of the process but that of this thread.
-pub(crate) fn ask_others(wanted: Wanted) -> Vec<Asked> {
-    let own = super::existing().map(|hub| hub.incarnation);
+/// Asks all hubs of the process but one.
+pub(crate) fn ask_others(wanted: Wanted, own: Option<u64>) -> Vec<Asked> {
     let others = Home::all().into_iter().filter(|&(_, incarnation)| Some(incarnation) != own);
     others
         .map(|(home, incarnation)| {
@@ -249,3 +252,15 @@ impl Asked {
     }
 }
 
+/// Asks the thread of a hub, by a signal that was installed before, who runs there and where. Blocks this OS thread.
+///
+/// `None`: the hub has come further than `expected` (if that is not [`sample::ANY`]), has gone, or does not answer within `patience`.
+pub(crate) fn ask_thread(
+    home: &'static Home,
+    incarnation: u64,
+    expected: u64,
+    signal: libc::c_int,
+    patience: Duration,
+) -> Option<Standing> {
+    sample::ask(home.address(), expected, patience, || home.signal(incarnation, signal))
+}

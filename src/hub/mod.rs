@@ -103,8 +103,6 @@ pub(crate) struct Hub {
     errno: *mut libc::c_int,
     /// Set while a suspended task is resumed only to tell where it stands; see [`Hub::suspend`].
     inspection: Cell<Option<NonNull<Inspection>>>,
-    /// Resumptions until the next look at the clock.
-    countdown: Cell<u32>,
     /// Looks at the clock until the end of this turn.
     checks: Cell<u32>,
     turn_started: Cell<Nanos>,
@@ -189,6 +187,7 @@ pub(crate) fn existing() -> Option<&'static Hub> {
 #[cold]
 fn create() -> &'static Hub {
     let home = Home::move_in();
+    home.restart_countdown(RESUMES_PER_CHECK);
     let id = new_ids(1).start;
     let origin = Origin {
         id,
@@ -212,7 +211,6 @@ fn create() -> &'static Hub {
         no_waiting: Cell::new(false),
         errno: sys::errno_location(),
         inspection: Cell::new(None),
-        countdown: Cell::new(RESUMES_PER_CHECK),
         checks: Cell::new(CHECKS_PER_TURN),
         turn_started: Cell::new(now),
         now: Cell::new(now),

@@ -30,6 +30,11 @@ pub(super) fn who_runs(tell: &mut dyn FnMut(&Running<'_>)) {
         id: task.shared.id,
         name: task.shared.name.as_deref(),
         spawned_at: (!main).then_some(task.shared.spawned_at),
+        what: task.shared.kind.name(),
+        hub: hub.home.address(),
+        progress: hub.home.progress(),
+        // Nobody waits for the thread's own context, if there is nobody else.
+        holds_up: !hub.no_waiting.get() && (!hub.is_main(task) || hub.live.get().is_some()),
     });
 }
 

@@ -94,9 +94,9 @@ impl Hub {
     /// Counts a resumption. `false`: look at I/O and timers first.
     #[inline]
     pub(super) fn turn_goes_on(&self) -> bool {
-        let left = self.countdown.get();
+        let left = self.home.countdown();
         if left > 0 {
-            self.countdown.set(left - 1);
+            self.home.set_countdown(left - 1);
             return true;
         }
         self.check_the_clock()
@@ -104,7 +104,7 @@ impl Hub {
 
     #[cold]
     pub(super) fn check_the_clock(&self) -> bool {
-        self.countdown.set(RESUMES_PER_CHECK - 1);
+        self.home.restart_countdown(RESUMES_PER_CHECK - 1);
         let now = self.read_clock();
         let left = self.checks.get();
         if left == 0 || now - self.turn_started.get() >= TURN || self.home.has_mail() {
@@ -193,7 +193,7 @@ impl Hub {
         let now = self.read_clock();
         self.turn_started.set(now);
         self.checks.set(CHECKS_PER_TURN);
-        self.countdown.set(RESUMES_PER_CHECK);
+        self.home.restart_countdown(RESUMES_PER_CHECK);
         self.timers.borrow_mut().fire_due(now);
     }
 

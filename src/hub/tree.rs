@@ -46,7 +46,12 @@ impl Names {
         for symbol in interesting(&symbols) {
             write!(out, "\n{:indent$}{}", "", symbol.name)?;
             if let Some((file, line)) = &symbol.place {
-                let relative = self.here.as_ref().and_then(|here| std::path::Path::new(file).strip_prefix(here).ok());
+                let relative =
+                    self.here.as_ref().and_then(|here| std::path::Path::new(file).strip_prefix(here).ok());
+                let file = file
+                    .strip_prefix("/rustc/")
+                    .and_then(|rest| rest.split_once('/'))
+                    .map_or(&**file, |(_, path)| path);
                 match relative {
                     Some(path) => write!(out, " ({}:{line})", path.display())?,
                     None => write!(out, " ({file}:{line})")?,
@@ -69,6 +74,7 @@ const INNER: &[&str] = &[
 /// What lies between functions, anywhere.
 const GLUE: &[&str] = &[
     "__rust_try",
+    "fn() -> core::result::Result<(), alloc::string::String> as core::ops::function",
     "alloc::boxed::",
     "core::ops::function::",
     "core::panic::",
@@ -105,7 +111,15 @@ pub(crate) fn write_tree(
     if snapshot.tasks.is_empty() {
         return Ok(());
     }
-    let mut writer = Writer { out, snapshot, names, tree: Tree::of(&snapshot.tasks), shown: HashMap::new(), lines, told: 0 };
+    let mut writer = Writer {
+        out,
+        snapshot,
+        names,
+        tree: Tree::of(&snapshot.tasks),
+        shown: HashMap::new(),
+        lines,
+        told: 0,
+    };
     writer.entries(&[0], indent)?;
     let untold = snapshot.tasks.len() - writer.told;
     if untold > 0 {
@@ -136,7 +150,8 @@ struct Looks<'a> {
 impl Tree {
     /// Of tasks in the order of their ids, so that whoever made one comes before it.
     fn of(tasks: &[TaskView]) -> Tree {
-        let by_id: HashMap<u64, usize> = tasks.iter().enumerate().map(|(index, task)| (task.id, index)).collect();
+        let by_id: HashMap<u64, usize> =
+            tasks.iter().enumerate().map(|(index, task)| (task.id, index)).collect();
         // One whose maker has ended stands under the thread's own.
         let mut parents = vec![0; tasks.len()];
         let mut depths = vec![0; tasks.len()];

@@ -19,12 +19,13 @@ use std::alloc::Layout;
 use std::cell::Cell;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cells::{self, Cells};
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
+use crate::sys;
 
 thread_local! {
     static HERE: Cell<Option<&'static Home>> = const { Cell::new(None) };
@@ -80,6 +81,12 @@ pub(crate) struct Home {
     ready: ReadyQueue,
     /// Owner's thread only.
     cells: Cells,
+    /// Resumptions until the hub's next look at the clock, and how often it has looked. Others read here whether the hub still runs the
+    /// same task as before.
+    countdown: AtomicU32,
+    looks: AtomicU64,
+    /// The OS thread, while it may get signals of ours; else 0. Changed under the inbox's lock.
+    thread: AtomicUsize,
     /// Which hub lives here; 0: none.
     incarnation: AtomicU64,
     inbox: Mutex<Vec<Message>>,
@@ -111,6 +118,9 @@ impl Home {
             let home: &Home = Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
                 cells: Cells::new(),
+                countdown: AtomicU32::new(0),
+                looks: AtomicU64::new(0),
+                thread: AtomicUsize::new(0),
                 incarnation: AtomicU64::new(0),
                 inbox: Mutex::default(),
                 pending: AtomicBool::new(false),
@@ -127,8 +137,57 @@ impl Home {
             None => format!("{:?}", thread.id()),
         };
         home.incarnation.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
+        home.thread.store(sys::this_thread(), Ordering::Release);
         HERE.set(Some(home));
         home
+    }
+
+    /// Resumptions until the next look at the clock. Owner only.
+    #[inline(always)]
+    pub(crate) fn countdown(&self) -> u32 {
+        self.countdown.load(Ordering::Relaxed)
+    }
+
+    /// Owner only.
+    #[inline(always)]
+    pub(crate) fn set_countdown(&self, left: u32) {
+        self.countdown.store(left, Ordering::Relaxed);
+    }
+
+    /// The hub looks at the clock, and will again after so many resumptions. Owner only.
+    pub(crate) fn restart_countdown(&self, from: u32) {
+        self.looks.store(self.looks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.set_countdown(from);
+    }
+
+    /// A number that changes whenever the hub resumes a task, and goes round its loop.
+    pub(crate) fn progress(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed) << 8 | u64::from(self.countdown.load(Ordering::Relaxed))
+    }
+
+    /// Whether the hub waits for events, or is about to.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.sleeping.load(Ordering::Relaxed)
+    }
+
+    /// Tells this home from others.
+    pub(crate) fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Sends a signal to the thread of the hub of that incarnation. `false`: it is gone, or about to go.
+    pub(crate) fn signal(&self, incarnation: u64, signal: libc::c_int) -> bool {
+        // With the lock, the thread cannot end its hub, which it does before it ends.
+        let _inbox = lock(&self.inbox);
+        let thread = self.thread.load(Ordering::Acquire);
+        // SAFETY: as just said.
+        self.incarnation() == incarnation && thread != 0 && unsafe { sys::signal_thread(thread, signal) }
+    }
+
+    /// From now on the thread gets no signals of ours: it ends, and std has taken its signal stack away. Owner only.
+    pub(crate) fn refuse_signals(&self) {
+        let _inbox = lock(&self.inbox);
+        self.thread.store(0, Ordering::Release);
     }
 
     /// The homes of all hubs that there are now, the oldest hub first.
@@ -339,9 +398,28 @@ impl ReadyQueue {
 
 static IDLE_WORKERS: AtomicUsize = AtomicUsize::new(0);
 
-/// How many OS threads of ours have nothing to do, and so cannot wake anybody.
+static OBSERVERS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many OS threads of ours have nothing to do, or only look on, and so cannot wake anybody.
 pub(crate) fn idle_workers() -> usize {
-    IDLE_WORKERS.load(Ordering::SeqCst)
+    IDLE_WORKERS.load(Ordering::SeqCst) + OBSERVERS.load(Ordering::SeqCst)
+}
+
+/// While it exists, one OS thread of ours only looks on.
+#[derive(Debug)]
+pub(crate) struct Observer(());
+
+impl Observer {
+    pub(crate) fn new() -> Self {
+        OBSERVERS.fetch_add(1, Ordering::SeqCst);
+        Observer(())
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        OBSERVERS.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Says how many OS threads of ours have nothing to do.

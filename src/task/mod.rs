@@ -34,7 +34,7 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Letter, Message, here, idle_workers, set_idle_workers};
+pub(crate) use self::home::{Home, Letter, Message, Observer, here, idle_workers, set_idle_workers};
 pub(crate) use self::waker::{Ended, Waker};
 
 /// What a greenlet that is killed unwinds with, and what its `join` then gives as the error.
@@ -116,14 +116,20 @@ pub(crate) enum Kind {
     Generator,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Kind::Main => "main",
             Kind::Greenlet => "greenlet",
             Kind::Coroutine => "coroutine",
             Kind::Generator => "generator",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -21,7 +21,10 @@ fn look() {
             park()
         })
         .unwrap();
-    let c = Coroutine::<u32>::new(|_| {let main = Coroutine::main(); main.switch(1).unwrap()});
+    let c = Coroutine::<u32>::new(|_| {
+        let main = Coroutine::main();
+        main.switch(1).unwrap()
+    });
     c.switch(2).unwrap();
     let g = Generator::new(|y, ()| y.yield_(5));
     let _ = g.send(());
@@ -31,5 +34,15 @@ fn look() {
     println!("{}", dump::to_string());
     let inner = spawn(|| dump::to_string());
     println!("{}", inner.join().unwrap());
-    println!("{}", std::thread::spawn(|| { let g = spawn(|| forever()); yield_now(); println!("THREAD {}", dump::to_string()); g.kill(); }).join().is_ok());
+    println!(
+        "{}",
+        std::thread::spawn(|| {
+            let g = spawn(|| forever());
+            yield_now();
+            println!("THREAD {}", dump::to_string());
+            g.kill();
+        })
+        .join()
+        .is_ok()
+    );
 }
