@@ -229,11 +229,13 @@ pub(crate) struct Watch {
     /// How far each hub had come at the last look, and for how many periods it has been there.
     seen: HashMap<u64, (u64, u32)>,
     names: Names,
+    /// Whether there was a report at the last look.
+    reported: bool,
 }
 
 impl Watch {
     pub(crate) fn new(limit: Duration, signal: i32) -> Self {
-        Watch { limit, signal, seen: HashMap::new(), names: Names::new() }
+        Watch { limit, signal, seen: HashMap::new(), names: Names::new(), reported: false }
     }
 
     /// Begins anew: what was seen before says nothing.
@@ -244,6 +246,7 @@ impl Watch {
     /// Looks at all hubs, a period after the last time.
     pub(crate) fn look(&mut self, on_report: &mut dyn FnMut(&Report)) {
         let mut before = std::mem::take(&mut self.seen);
+        let reported_before = std::mem::take(&mut self.reported);
         for (home, hub) in Home::all() {
             let progress = home.progress();
             if home.is_asleep() {
@@ -263,13 +266,17 @@ impl Watch {
                 on_report(&report);
             }
         }
+        if reported_before && !self.reported {
+            // Quiet again: the next report may be long to come.
+            trace::forget_symbols();
+        }
     }
 
     fn report(&mut self, home: &Home, standing: Standing, held_for: Duration) -> Report {
         let mut backtrace = String::new();
         // A String takes whatever is written to it.
         let _ = self.names.write_trace(&mut backtrace, standing.frames.addresses(), 6);
-        trace::forget_symbols();
+        self.reported = true;
         Report {
             thread: home.thread_name(),
             name: standing.name(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::coro::{sample, stack};
 use crate::hub::hub;
-use crate::monitor::Watch;
+use crate::monitor::{Report, Watch};
 
 /// From now on the time of this thread's hub stands still while anything is ready, and jumps to the next deadline when
 /// nothing is.
@@ -32,13 +32,22 @@ pub fn live() -> usize {
     hub().live_count.get()
 }
 
-/// What a monitor reports that looks so many times, without a pause. Not to be called on a thread whose hub is to be looked at.
-pub fn monitor_looks(times: usize) -> Vec<String> {
-    sample::install(sample::DEFAULT).expect("SIGURG can be handled");
-    let mut watch = Watch::new(Duration::from_millis(100), sample::DEFAULT);
-    let mut reports = Vec::new();
-    for _ in 0..times {
-        watch.look(&mut |report| reports.push(report.to_string()));
+/// A monitor that looks when it is told to, as if a period had passed since the last time.
+#[derive(Debug)]
+pub struct Looks(Watch);
+
+impl Looks {
+    /// One that has not looked yet.
+    #[expect(clippy::new_without_default, reason = "it changes the process")]
+    pub fn new() -> Self {
+        sample::install(sample::DEFAULT).expect("SIGURG can be handled");
+        Looks(Watch::new(Duration::from_millis(100), sample::DEFAULT))
     }
-    reports
+
+    /// What it reports. Not to be called on a thread with a hub.
+    pub fn look(&mut self) -> Vec<Report> {
+        let mut reports = Vec::new();
+        self.0.look(&mut |report| reports.push(report.clone()));
+        reports
+    }
 }

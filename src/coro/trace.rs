@@ -95,13 +95,14 @@ fn walk(mut visit: impl FnMut(usize, usize) -> bool) {
 pub(crate) struct Inspection {
     /// The context's stack, from the end of its guard page.
     stack: Range<usize>,
-    /// `None`: it has too little stack left to answer.
-    pub(crate) frames: Option<Frames>,
+    pub(crate) frames: Frames,
+    /// `false`: it has too little stack left.
+    pub(crate) answered: bool,
 }
 
 impl Inspection {
     pub(crate) fn new(stack: Range<usize>) -> Self {
-        Inspection { stack, frames: None }
+        Inspection { stack, frames: Frames::new(), answered: false }
     }
 }
 
@@ -125,17 +126,16 @@ impl Inspection {
 #[cold]
 #[inline(never)]
 fn take(suspender: &Suspender, inspection: &mut Inspection) {
-    let stack = inspection.stack.clone();
     // The walk itself needs some KiB, which would be pages that this context has never touched: so it is done over there.
-    inspection.frames = Some(suspender.on_parent_stack(move || {
-        let mut frames = Frames::new();
+    suspender.on_parent_stack(|| {
+        let Inspection { stack, frames, answered } = inspection;
         walk(
             |address, stack_pointer| {
                 if stack.contains(&stack_pointer) { frames.push(address) } else { frames.len == 0 }
             },
         );
-        frames
-    }));
+        *answered = true;
+    });
 }
 
 /// Where the stack of the caller ends.

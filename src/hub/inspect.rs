@@ -176,7 +176,7 @@ impl Hub {
             return Trace::None;
         }
         traces.left -= 1;
-        inspection.frames.map_or(Trace::NoRoom, |frames| traces.add(&frames))
+        if inspection.answered { traces.add(&inspection.frames) } else { Trace::NoRoom }
     }
 
     /// Has a suspended task tell where it stands. `false`: it has no stack, since it has not started.

@@ -10,7 +10,9 @@ use crate::task::Task;
 
 /// The reports in this process that some other thread could make wrong name at most this many tasks in full.
 const LISTED: usize = 100;
-/// … with so many frames of each.
+/// … looks for their backtraces at so many, as those that look alike are told of once …
+const TRACES: usize = 1000;
+/// … and shows so many frames of each.
 const FRAMES: usize = 24;
 
 /// Names the task that runs on this thread. Called from a signal handler: reads, and nothing else.
@@ -55,7 +57,7 @@ impl Hub {
         let mut text = String::from(
             "this would block forever: nothing is ready, and no timer, descriptor or other thread is left that could make anything ready",
         );
-        let snapshot = self.snapshot(Wanted { traces: LISTED, frames: FRAMES });
+        let snapshot = self.snapshot(Wanted { traces: TRACES, frames: FRAMES });
         let _ = tree::write_tree(&mut text, &snapshot, &mut Names::new(), 2, LISTED);
         text
     }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::inspect::{Doing, Snapshot, TaskView, Trace};
 use crate::coro::trace::{self, Symbol};
@@ -46,58 +46,94 @@ impl Names {
         for symbol in interesting(&symbols) {
             write!(out, "\n{:indent$}{}", "", symbol.name)?;
             if let Some((file, line)) = &symbol.place {
-                let relative =
-                    self.here.as_ref().and_then(|here| std::path::Path::new(file).strip_prefix(here).ok());
-                let file = file
-                    .strip_prefix("/rustc/")
-                    .and_then(|rest| rest.split_once('/'))
-                    .map_or(&**file, |(_, path)| path);
-                match relative {
-                    Some(path) => write!(out, " ({}:{line})", path.display())?,
-                    None => write!(out, " ({file}:{line})")?,
-                }
+                write!(out, " ({}:{line})", shorter(file, self.here.as_deref()))?;
             }
         }
         Ok(())
     }
 }
 
+/// Where this crate's code comes from, in the debug information.
+const OWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
+
+/// Part of the program, by the beginning of its names, and by its files: with `debug = "line-tables-only"`, the names of inlined functions have no
+/// paths; without debug information there are no files.
+struct Part {
+    names: &'static [&'static str],
+    own_files: &'static [&'static str],
+    files: &'static [&'static str],
+}
+
 /// What lies between a wait and those who wait, innermost.
-const INNER: &[&str] = &[
-    "backtrace::",
-    "corosensei::",
-    "switchgrass::coro::",
-    "switchgrass::dump::",
-    "switchgrass::hub::",
-    "switchgrass::task::",
-];
+const INNER: Part = Part {
+    names: &[
+        "backtrace::",
+        "corosensei::",
+        "switchgrass::coro::",
+        "switchgrass::dump::",
+        "switchgrass::hub::",
+        "switchgrass::task::",
+    ],
+    own_files: &["coro/", "dump.rs", "hub/", "task/"],
+    files: &["/backtrace-0.", "/corosensei-0."],
+};
 /// What lies between functions, anywhere.
-const GLUE: &[&str] = &[
-    "__rust_try",
-    "fn() -> core::result::Result<(), alloc::string::String> as core::ops::function",
-    "alloc::boxed::",
-    "core::ops::function::",
-    "core::panic::",
-    "std::panic::",
-    "std::panicking::",
-    "switchgrass::coro::unwind::",
-];
+const GLUE: Part = Part {
+    names: &[
+        "__rust_try",
+        "alloc::boxed::",
+        "core::ops::function::",
+        "core::panic::",
+        "std::panic::",
+        "std::panicking::",
+        "switchgrass::coro::unwind::",
+    ],
+    own_files: &["coro/unwind.rs"],
+    files: &[
+        "/library/alloc/src/boxed.rs",
+        "/library/core/src/ops/function.rs",
+        "/library/core/src/panic/",
+        "/library/std/src/panic.rs",
+        "/library/std/src/panicking.rs",
+    ],
+};
+/// Calls the body of a task.
+const ROOT: Part = Part { names: &["switchgrass::task::"], own_files: &["task/"], files: &[] };
+
+impl Part {
+    fn has(&self, symbol: &Symbol) -> bool {
+        let name = symbol.name.trim_start_matches(['<', '&']);
+        // A function pointer, as the harness of tests has them.
+        let name = name.split_once("as core::ops::function::").map_or(name, |_| "core::ops::function::");
+        let in_file = || {
+            let Some((file, _)) = &symbol.place else { return false };
+            let own = file.strip_prefix(OWN);
+            own.is_some_and(|file| self.own_files.iter().any(|prefix| file.starts_with(prefix)))
+                || self.files.iter().any(|part| file.contains(part))
+        };
+        self.names.iter().any(|prefix| name.starts_with(prefix)) || in_file()
+    }
+}
 
 /// The frames without ours and std's at both ends; all, if nothing would be left.
 fn interesting<'a, 'b>(symbols: &'a [&'b Symbol]) -> &'a [&'b Symbol] {
-    let is_one_of = |symbol: &Symbol, prefixes: &[&str]| {
-        let name = symbol.name.trim_start_matches(['<', '&']);
-        prefixes.iter().any(|prefix| name.starts_with(prefix))
+    let start = symbols.iter().take_while(|symbol| INNER.has(symbol) || GLUE.has(symbol)).count();
+    let is_root = |symbol: &&Symbol| ROOT.has(symbol) || symbol.name.contains("__rust_begin_short_backtrace");
+    let end = symbols[start..].iter().position(is_root).map_or(symbols.len(), |end| start + end);
+    let is_body = |symbol: &Symbol| {
+        let own = symbol.place.as_ref().is_some_and(|(file, _)| file.starts_with(OWN));
+        symbol.name.contains("switchgrass::task::Body>::run") || own && symbol.name.starts_with("run<")
     };
-    let is_root = |symbol: &Symbol| {
-        symbol.name.contains("switchgrass::task::Body>::run")
-            || symbol.name.contains("__rust_begin_short_backtrace")
-    };
-    let end = symbols.iter().position(|symbol| is_root(symbol)).unwrap_or(symbols.len());
-    let inner = |symbol: &&&Symbol| is_one_of(symbol, INNER) || is_one_of(symbol, GLUE);
-    let start = symbols[..end].iter().take_while(inner).count();
-    let glue = symbols[start..end].iter().rev().take_while(|symbol| is_one_of(symbol, GLUE)).count();
-    if start + glue < end { &symbols[start..end - glue] } else { symbols }
+    let outer = |symbol: &&&Symbol| GLUE.has(symbol) || is_body(symbol);
+    let outer = symbols[start..end].iter().rev().take_while(outer).count();
+    if start + outer < end { &symbols[start..end - outer] } else { symbols }
+}
+
+/// The file without what is the same for all: the present directory, or where cargo keeps the sources of others.
+fn shorter<'a>(file: &'a str, here: Option<&Path>) -> &'a str {
+    let relative = here.and_then(|here| Path::new(file).strip_prefix(here).ok()).and_then(Path::to_str);
+    let tail = |part| file.split_once(part).and_then(|(_, rest)| rest.split_once('/')).map(|(_, tail)| tail);
+    relative.or_else(|| tail("/registry/src/")).or_else(|| tail("/rustc/")).unwrap_or(file)
 }
 
 /// Writes the tasks of a hub, each on a line that begins with `indent` spaces or more, at most `lines` of them.

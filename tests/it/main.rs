@@ -7,6 +7,7 @@ mod generator;
 mod greenlet;
 mod hub;
 mod kill;
+mod monitor;
 mod net;
 mod net_udp;
 mod net_unix;
