@@ -118,11 +118,12 @@ pub(crate) fn ask(
                 STATE.store(IDLE, Ordering::Release);
                 return None;
             }
-            ASKED if lost => {
-                // Or else it begins to answer just now: wait for that.
-                if STATE.compare_exchange(ASKED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                    return None;
-                }
+            // Or else it begins to answer just now: then that is waited for.
+            ASKED
+                if lost
+                    && STATE.compare_exchange(ASKED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() =>
+            {
+                return None;
             }
             _ => {}
         }

@@ -43,7 +43,7 @@ impl Names {
             self.known.entry(*address).or_insert_with(|| trace::resolve(*address));
         }
         let symbols: Vec<&Symbol> = addresses.iter().flat_map(|address| &self.known[address]).collect();
-        for symbol in interesting(&symbols) {
+        for symbol in interesting(symbols) {
             write!(out, "\n{:indent$}{}", "", symbol.name)?;
             if let Some((file, line)) = &symbol.place {
                 write!(out, " ({}:{line})", shorter(file, self.here.as_deref()))?;
@@ -115,8 +115,8 @@ impl Part {
     }
 }
 
-/// The frames without ours and std's at both ends; all, if nothing would be left.
-fn interesting<'a, 'b>(symbols: &'a [&'b Symbol]) -> &'a [&'b Symbol] {
+/// The frames without ours and std's at both ends, and without glue; all, if nothing would be left.
+fn interesting(mut symbols: Vec<&Symbol>) -> Vec<&Symbol> {
     let start = symbols.iter().take_while(|symbol| INNER.has(symbol) || GLUE.has(symbol)).count();
     let is_root = |symbol: &&Symbol| ROOT.has(symbol) || symbol.name.contains("__rust_begin_short_backtrace");
     let end = symbols[start..].iter().position(is_root).map_or(symbols.len(), |end| start + end);
@@ -124,9 +124,12 @@ fn interesting<'a, 'b>(symbols: &'a [&'b Symbol]) -> &'a [&'b Symbol] {
         let own = symbol.place.as_ref().is_some_and(|(file, _)| file.starts_with(OWN));
         symbol.name.contains("switchgrass::task::Body>::run") || own && symbol.name.starts_with("run<")
     };
-    let outer = |symbol: &&&Symbol| GLUE.has(symbol) || is_body(symbol);
-    let outer = symbols[start..end].iter().rev().take_while(outer).count();
-    if start + outer < end { &symbols[start..end - outer] } else { symbols }
+    let mut left = symbols[start..end].to_vec();
+    left.retain(|symbol| !GLUE.has(symbol) && !is_body(symbol));
+    if !left.is_empty() {
+        symbols = left;
+    }
+    symbols
 }
 
 /// The file without what is the same for all: the present directory, or where cargo keeps the sources of others.

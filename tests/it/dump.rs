@@ -2,8 +2,10 @@
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use switchgrass::dump::Options;
 use switchgrass::{
@@ -229,13 +231,13 @@ fn a_greenlet_with_too_little_stack_left_is_not_asked() {
                 let here = 0_u8;
                 let address = (&raw const here).addr();
                 let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-                let starts = maps.lines().filter_map(|map| {
+                let mut starts = maps.lines().filter_map(|map| {
                     let (start, rest) = map.split_once('-')?;
                     let (end, _) = rest.split_once(' ')?;
                     let hex = |text| usize::from_str_radix(text, 16).unwrap();
                     (hex(start)..hex(end)).contains(&address).then(|| hex(start))
                 });
-                park_near(starts.last().unwrap());
+                park_near(starts.next().unwrap());
             })
             .unwrap();
         yield_now();
@@ -368,5 +370,62 @@ fn a_signal_has_a_dump_written_though_the_hub_is_held_up() {
         let text = held_up.unwrap().join().unwrap();
         assert!(text.contains(": busy, has not come back to its loop"), "{text}");
         assert!(text.contains(" 'held up': runs; spawned at tests/it/dump.rs:"), "{text}");
+    });
+}
+
+/// Switches, waits, spawns, kills, and checks that all goes as it should, until it is over.
+fn work_until(over: &AtomicBool) {
+    let echo = Coroutine::<u32>::new(|mut n| {
+        loop {
+            n = Coroutine::main().switch(n + 1).unwrap();
+        }
+    });
+    for round in 0_u32.. {
+        let sleeper = spawn(|| timeout(Duration::from_micros(50), park).is_err());
+        let killed = spawn(forever);
+        let (one, other) = (spawn(yields), spawn(yields));
+        for n in 0..20 {
+            assert_eq!(echo.switch(n).unwrap(), n + 1);
+        }
+        killed.kill();
+        assert!(is_exit(&killed.join()));
+        assert!(sleeper.join().unwrap());
+        assert_eq!(one.join().unwrap() + other.join().unwrap(), 40);
+        if over.load(Ordering::Acquire) && round > 10 {
+            return;
+        }
+    }
+}
+
+fn yields() -> u32 {
+    (0..20).map(|_| yield_now()).map(|()| 1).sum()
+}
+
+#[test]
+fn a_hub_that_is_looked_at_all_the_time_works_as_ever() {
+    in_child("dump::a_hub_that_is_looked_at_all_the_time_works_as_ever", || {
+        let over = Arc::new(AtomicBool::new(false));
+        let (tell, has_begun) = mpsc::channel();
+        let worker = thread::spawn({
+            let over = Arc::clone(&over);
+            move || {
+                yield_now();
+                tell.send(()).unwrap();
+                work_until(&over);
+            }
+        });
+        has_begun.recv().unwrap();
+        // Asked by a message, between two greenlets …
+        for _ in 0..20 {
+            let text = Options::new().frames(16).to_string();
+            assert!(text.contains("besides its own context"), "{text}");
+        }
+        // … and by a signal, wherever it may be, in the middle of a switch, too.
+        for _ in 0..2000 {
+            let text = Options::new().backtraces(0).patience(secs(0)).to_string();
+            assert!(!text.contains("does not answer"), "{text}");
+        }
+        over.store(true, Ordering::Release);
+        worker.join().unwrap();
     });
 }

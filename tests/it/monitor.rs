@@ -106,7 +106,7 @@ fn a_hub_that_waits_for_events_is_not_reported() {
                     spin_until(over);
                     handle.unpark();
                 });
-                let _other = spawn(|| sleep_long());
+                let _other = spawn(sleep_long);
                 while !over.load(Ordering::Acquire) {
                     park();
                 }
@@ -150,6 +150,49 @@ fn a_job_of_the_pool_is_not_reported() {
     in_child("monitor::a_job_of_the_pool_is_not_reported", || {
         let reports = unblock(|| looks_while(spin_until));
         assert!(reports.is_empty(), "{reports:?}");
+    });
+}
+
+/// Attaches a process as a debugger does, and lets it go when dropped. `None`: this system does not allow it.
+#[cfg(target_os = "linux")]
+struct Debugger(std::io::PipeWriter);
+
+#[cfg(target_os = "linux")]
+impl Debugger {
+    fn attach() -> Option<Self> {
+        use std::io::Read;
+        use std::os::fd::AsRawFd;
+
+        let (mut told, tell) = std::io::pipe().unwrap();
+        let (until, end) = std::io::pipe().unwrap();
+        // SAFETY: the new process only makes system calls, with valid buffers, before it ends.
+        unsafe {
+            libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY);
+            let parent = libc::getpid();
+            if libc::fork() == 0 {
+                let attached = libc::ptrace(libc::PTRACE_SEIZE, parent, 0, 0) == 0;
+                libc::write(tell.as_raw_fd(), [u8::from(attached)].as_ptr().cast(), 1);
+                // Ends when the other end is closed, which this process has, too.
+                libc::close(end.as_raw_fd());
+                libc::read(until.as_raw_fd(), [0_u8].as_mut_ptr().cast(), 1);
+                libc::_exit(0);
+            }
+        }
+        let mut attached = [0];
+        told.read_exact(&mut attached).unwrap();
+        (attached == [1]).then_some(Debugger(end))
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_reported_while_a_debugger_is_attached() {
+    in_child("monitor::nothing_is_reported_while_a_debugger_is_attached", || {
+        let Some(debugger) = Debugger::attach() else { return println!("cannot attach to a process here") };
+        let _held_up = spawn(park);
+        let reports = looks_while(spin_until);
+        assert!(reports.is_empty(), "{reports:?}");
+        drop(debugger.0);
     });
 }
 
