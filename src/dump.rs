@@ -42,7 +42,7 @@ use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
 
 use crate::blocking;
-use crate::coro::sample;
+use crate::coro::sample::{self, NoAnswer};
 use crate::coro::trace::{self, MAX_FRAMES};
 use crate::hub;
 use crate::hub::inspect::{Answer, Snapshot, Wanted, ask_others, ask_thread};
@@ -204,11 +204,17 @@ impl Options {
             home.thread_name(),
             self.patience
         );
-        let standing = sample::install(sample::DEFAULT)
-            .ok()
-            .and_then(|()| ask_thread(home, incarnation, sample::ANY, sample::DEFAULT, BUSY_PATIENCE));
+        let ask = || ask_thread(home, incarnation, sample::ANY, sample::DEFAULT, BUSY_PATIENCE);
+        let standing = match sample::install(sample::DEFAULT) {
+            // It may be in the middle of a switch, or in its loop: then it is soon somewhere else.
+            Ok(()) => (0..9)
+                .map(|_| ask())
+                .find(|answer| !matches!(answer, Err(NoAnswer::MovesOn)))
+                .unwrap_or_else(ask),
+            Err(_) => Err(NoAnswer::Silent),
+        };
         match standing {
-            Some(standing) => {
+            Ok(standing) => {
                 let _ = write!(text, "\n  {} {}", standing.what, standing.id);
                 if let Some(name) = standing.name() {
                     let _ = write!(text, " '{name}'");
@@ -222,7 +228,8 @@ impl Options {
                     let _ = names.write_trace(text, &addresses[..addresses.len().min(self.frames)], 8);
                 }
             }
-            None => text.push_str("; and its thread does not answer SIGURG"),
+            Err(NoAnswer::MovesOn) => text.push_str("; but it goes on"),
+            Err(NoAnswer::Silent) => text.push_str("; and its thread does not answer SIGURG"),
         }
         text.push('\n');
     }

@@ -261,7 +261,7 @@ impl Watch {
                 continue;
             }
             let standing = inspect::ask_thread(home, hub, progress, self.signal, PATIENCE);
-            if let Some(standing) = standing.filter(|standing| standing.holds_up) {
+            if let Some(standing) = standing.ok().filter(|standing| standing.holds_up) {
                 let report = self.report(home, standing, self.limit * periods);
                 on_report(&report);
             }

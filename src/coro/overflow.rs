@@ -33,6 +33,8 @@ pub(crate) struct Running<'a> {
     pub(crate) progress: u64,
     /// Whether it runs, and others of its hub cannot.
     pub(crate) holds_up: bool,
+    /// Whether the stack can be walked from wherever the thread is now.
+    pub(crate) walkable: bool,
 }
 
 /// Asks the hub of this thread who runs, and hands it to the function. Called from a signal handler.

@@ -10,6 +10,9 @@
 //!   or, in time: state: ASKED → IDLE
 //! ```
 //!
+//! A thread that is in the middle of a switch cannot be asked: between two instructions there, the stack pointer is of one stack and the frame
+//! pointer of the other, which no unwind table tells. It says so, and is asked again later.
+//!
 //! The walk is the unwinder's of the C library. From glibc 2.35 on it finds its tables without a lock; on older systems it takes one that a
 //! thread may hold while it loads a shared object, and since that lock is recursive there, it does not block but may read a list that is just being
 //! changed. A function in hand-written assembly without unwind tables ends the walk.
@@ -89,16 +92,24 @@ impl Standing {
     }
 }
 
+/// Why a thread does not tell where it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NoAnswer {
+    /// It has come further, or is just about to: it switches, or is in its loop.
+    MovesOn,
+    /// It has ended, or has not answered in time.
+    Silent,
+}
+
 /// Asks a thread where it stands. `target` is the hub it should have; `expected`, how far that should have come, or [`ANY`]; `send` sends
 /// it the signal, which was installed before. Blocks this OS thread.
 ///
-/// `None`: it has come further, or does not answer within `patience`.
 pub(crate) fn ask(
     target: usize,
     expected: u64,
     patience: Duration,
     send: impl FnOnce() -> bool,
-) -> Option<Standing> {
+) -> Result<Standing, NoAnswer> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     TARGET.store(target, Ordering::Relaxed);
@@ -112,18 +123,18 @@ pub(crate) fn ask(
                 // SAFETY: see `Slot`.
                 let answer = unsafe { (*ANSWER.0.get()).clone() };
                 STATE.store(IDLE, Ordering::Release);
-                return Some(answer);
+                return Ok(answer);
             }
             MOVED_ON => {
                 STATE.store(IDLE, Ordering::Release);
-                return None;
+                return Err(NoAnswer::MovesOn);
             }
             // Or else it begins to answer just now: then that is waited for.
             ASKED
                 if lost
                     && STATE.compare_exchange(ASKED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() =>
             {
-                return None;
+                return Err(NoAnswer::Silent);
             }
             _ => {}
         }
@@ -229,7 +240,7 @@ fn answer(context: *mut libc::c_void) -> bool {
         }
         answered = true;
         let expected = EXPECTED.load(Ordering::Relaxed);
-        if expected != ANY && expected != running.progress {
+        if !running.walkable || (expected != ANY && expected != running.progress) {
             return STATE.store(MOVED_ON, Ordering::Release);
         }
         // SAFETY: see `Slot`.

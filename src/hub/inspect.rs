@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::Hub;
-use crate::coro::sample::{self, Standing};
+use crate::coro::sample::{self, NoAnswer, Standing};
 use crate::coro::trace::{Frames, Inspection};
 use crate::sys::clock::Nanos;
 use crate::sys::mem::page_size;
@@ -254,13 +254,15 @@ impl Asked {
 
 /// Asks the thread of a hub, by a signal that was installed before, who runs there and where. Blocks this OS thread.
 ///
-/// `None`: the hub has come further than `expected` (if that is not [`sample::ANY`]), has gone, or does not answer within `patience`.
+/// # Errors
+///
+/// The hub has come further than `expected` (if that is not [`sample::ANY`]), has gone, or does not answer within `patience`.
 pub(crate) fn ask_thread(
     home: &'static Home,
     incarnation: u64,
     expected: u64,
     signal: libc::c_int,
     patience: Duration,
-) -> Option<Standing> {
+) -> Result<Standing, NoAnswer> {
     sample::ask(home.address(), expected, patience, || home.signal(incarnation, signal))
 }

@@ -6,7 +6,7 @@ use super::{HUB, Hub};
 use crate::coro::overflow::Running;
 use crate::sys;
 use crate::sys::mem::page_size;
-use crate::task::Task;
+use crate::task::{State, Task};
 
 /// The reports in this process that some other thread could make wrong name at most this many tasks in full.
 const LISTED: usize = 100;
@@ -36,7 +36,9 @@ pub(super) fn who_runs(tell: &mut dyn FnMut(&Running<'_>)) {
         hub: hub.home.address(),
         progress: hub.home.progress(),
         // Nobody waits for the thread's own context, if there is nobody else.
-        holds_up: !hub.no_waiting.get() && (!hub.is_main(task) || hub.live.get().is_some()),
+        holds_up: !hub.no_waiting.get() && (!main || hub.live.get().is_some()),
+        // In the middle of a switch, the unwind tables do not tell the truth.
+        walkable: task.local.state.get() == State::Running && hub.inspection.get().is_none(),
     });
 }
 

@@ -220,7 +220,6 @@ impl Hub {
         // SAFETY: the task comes from the ready queue, whose invariant is that it is alive, or is the target of a switch, which is, too.
         let task = unsafe { ptr.as_ref() };
         self.current.set(ptr);
-        task.local.state.set(State::Running);
         // SAFETY: only the hub touches contexts, and it is not inside this one: the loop runs on the thread's
         // own stack, so no context is being resumed now.
         let turn = match unsafe { &mut *task.local.context.get() } {
@@ -313,8 +312,11 @@ fn run_task(ptr: NonNull<Task>, suspender: &Suspender) {
     // SAFETY: the hub resumes live tasks only, and keeps them alive until they have ended.
     let task = unsafe { ptr.as_ref() };
     task.local.suspender.set(suspender);
+    task.local.state.set(State::Running);
     let start = task.take_interrupt().map_or(Ok(()), |interrupt| Err(interrupt.into_payload()));
     let guard = AbortIfPanic("a panic reached the root of a greenlet's stack");
     task.run_body(start);
     std::mem::forget(guard);
+    // Before the last switch: see `Hub::suspend`.
+    task.local.state.set(State::Dead);
 }

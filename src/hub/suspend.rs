@@ -46,9 +46,7 @@ impl Hub {
         // SAFETY: `errno` is this thread's, whose address never changes.
         let errno = unsafe { *self.errno };
         let result = if self.is_main(task) {
-            let result = self.run(next);
-            task.local.state.set(State::Running);
-            result
+            self.run(next)
         } else {
             if next.is_none() {
                 let here = 0_u8;
@@ -61,6 +59,8 @@ impl Hub {
             }
             Ok(())
         };
+        // Not before the switch: a signal handler that finds a task `Running` may walk its stack.
+        task.local.state.set(State::Running);
         // SAFETY: as above.
         unsafe { *self.errno = errno };
         result
