@@ -17,12 +17,18 @@ good switch --mode raw --n 100000
 good switch --mode yield --n 100000
 good switch --mode yield --n 100000 --tasks 1000
 good switch --mode chan --n 100000
+for threads in 1 2; do
+    good channel --n 100000 --threads $threads
+    good channel --n 1000 --cap 0 --threads $threads
+done
+good channel --mode std --n 10000 --threads 2
 good spawn_join --n 10000 --batch 1000 --reps 2
 good spawn_join --n 10000 --batch 10000 --reps 2
 good idle_mem --n 10000 --block park
 good idle_mem --n 10000 --block sleep
 good timers --n 1000 --max-ms 50
 good timeouts --n 100000
+good file_read --n 1000
 port=17700
 serve() {
     port=$((port + 1))

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use switchgrass::{Coroutine, joinall, sleep, spawn, timeout, yield_now};
 
+mod channels;
 mod servers;
 
 const HELP: &str = "\
@@ -20,11 +21,13 @@ usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
   floor --n 10000000                            ns per resume + suspend of corosensei itself
   switch --mode raw   --n 10000000              ns per switch of two coroutines
   switch --mode yield --n 10000000 --tasks 2    ns per yield_now
-  switch --mode chan  --n 4000000               ns per message, ping-pong over two channels made of park and unpark
+  switch --mode chan  --n 4000000               ns per message, ping-pong over two channels of capacity 1
+  channel --n 10000000 --cap 128 --threads 1|2  messages per second, one producer, one consumer; --mode std: std's, on two threads
   spawn_join --n 100000 --batch 1000 --reps 5   ns per greenlet
   idle_mem --n 100000 --block sleep|park        bytes of RSS per parked greenlet
   timers --n 100000 --max-ms 1000               ms beyond the longest sleep
   timeouts --n 10000000                         ns per timeout that does not fire
+  file_read --n 5000 --size 4096 --tasks 1      ns per fs::read of a cached file, and those of std::fs::read
   echo --addr 127.0.0.1:7000                    server: switchgrass
   echo-mio --addr 127.0.0.1:7000                server: written by hand on mio, the baseline
   http --addr 127.0.0.1:7000                    server: HTTP/1.1 keep-alive
@@ -70,18 +73,21 @@ fn main() {
         keys.insert(key.to_owned(), value);
     }
     let keys = Keys(keys);
-    let outcome = if keys.number("threads", 1) != 1 {
+    let outcome = if keys.number("threads", 1) != 1 && work != "channel" {
         Err("several hubs do not share work yet: --threads 1 only".to_owned())
     } else {
         match (work.as_str(), keys.text("mode", "").as_str()) {
             ("floor", _) => floor(&keys),
             ("switch", "raw") => switch_raw(&keys),
             ("switch", "yield") => switch_yield(&keys),
-            ("switch", "chan") => switch_chan(&keys),
+            ("switch", "chan") => channels::ping_pong(&keys),
+            ("channel", "std") => channels::throughput_std(&keys),
+            ("channel", _) => channels::throughput(&keys),
             ("spawn_join", _) => spawn_join(&keys),
             ("idle_mem", _) => idle_mem(&keys),
             ("timers", _) => timers(&keys),
             ("timeouts", _) => timeouts(&keys),
+            ("file_read", _) => file_read(&keys),
             ("echo", _) => servers::echo(&keys),
             ("echo-mio", _) => servers::echo_mio(&keys),
             ("http", _) => servers::http(&keys),
@@ -102,7 +108,7 @@ fn main() {
     }
 }
 
-fn per(elapsed: Duration, n: u64) -> f64 {
+pub(crate) fn per(elapsed: Duration, n: u64) -> f64 {
     (elapsed.as_nanos() as f64 / n as f64 * 1000.0).round() / 1000.0
 }
 
@@ -208,70 +214,6 @@ fn switch_yield(keys: &Keys) -> Outcome {
     let elapsed = start.elapsed();
     check("yields", count.get(), each * tasks)?;
     Ok((per(elapsed, each * tasks), "ns/yield", vec![]))
-}
-
-/// A channel of capacity 1 between two greenlets, of what the library has for waiting: park and unpark.
-#[derive(Default)]
-struct Channel {
-    message: Cell<Option<u64>>,
-    waiting: Cell<Option<switchgrass::Handle>>,
-}
-
-impl Channel {
-    fn send(&self, message: u64) {
-        while let Some(before) = self.message.take() {
-            self.message.set(Some(before));
-            self.wait();
-        }
-        self.message.set(Some(message));
-        self.wake();
-    }
-
-    fn receive(&self) -> u64 {
-        loop {
-            if let Some(message) = self.message.take() {
-                self.wake();
-                return message;
-            }
-            self.wait();
-        }
-    }
-
-    fn wait(&self) {
-        self.waiting.set(Some(switchgrass::current()));
-        switchgrass::park();
-    }
-
-    fn wake(&self) {
-        if let Some(waiting) = self.waiting.take() {
-            waiting.unpark();
-        }
-    }
-}
-
-fn switch_chan(keys: &Keys) -> Outcome {
-    let n = keys.number("n", 4_000_000) / 2;
-    let (there, back) = (Rc::new(Channel::default()), Rc::new(Channel::default()));
-    let (requests, answers) = (Rc::clone(&there), Rc::clone(&back));
-    let pong = spawn(move || {
-        for _ in 0..n {
-            answers.send(requests.receive() + 1);
-        }
-    });
-    let start = Instant::now();
-    let ping = spawn(move || {
-        (0..n)
-            .filter(|&i| {
-                there.send(i);
-                back.receive() == i + 1
-            })
-            .count()
-    });
-    let right = ping.join().expect("it does not panic");
-    pong.join().expect("it does not panic");
-    let elapsed = start.elapsed();
-    check("right answers", right as u64, n)?;
-    Ok((per(elapsed, n * 2), "ns/message", vec![]))
 }
 
 fn spawn_join(keys: &Keys) -> Outcome {
@@ -409,4 +351,36 @@ fn timeouts(keys: &Keys) -> Outcome {
     check("timeouts that did not fire", done, n)?;
     std::mem::forget(others);
     Ok((per(elapsed, n), "ns/timeout", vec![]))
+}
+
+/// In turn, so that both meet the same noise; the medians of 20 rounds.
+fn file_read(keys: &Keys) -> Outcome {
+    let (n, tasks) = (keys.number("n", 5_000), keys.number("tasks", 1).max(1));
+    let path = std::env::temp_dir().join(format!("switchgrass-bench-{}", std::process::id()));
+    std::fs::write(&path, vec![b'x'; keys.number("size", 4096) as usize])
+        .map_err(|error| error.to_string())?;
+    let each = n.div_ceil(20 * tasks);
+    let round = |read: fn(&std::path::Path) -> std::io::Result<Vec<u8>>| {
+        let start = Instant::now();
+        let greenlets: Vec<_> = (0..tasks)
+            .map(|_| {
+                let path = path.clone();
+                spawn(move || (0..each).for_each(|_| drop(black_box(read(&path).expect("it is there")))))
+            })
+            .collect();
+        joinall(&greenlets);
+        start.elapsed().as_nanos() as f64 / (each * tasks) as f64
+    };
+    let (mut ours, mut stds) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        stds.push(round(|path| std::fs::read(path)));
+        ours.push(round(|path| switchgrass::fs::read(path)));
+    }
+    let _ = std::fs::remove_file(&path);
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let (ours, stds) = (median(ours), median(stds));
+    Ok((ours, "ns", vec![("std_ns", stds), ("ratio", ours / stds)]))
 }

@@ -15,12 +15,13 @@
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lexopt::Arg::{Long, Short};
 use switchgrass::net::TcpStream;
-use switchgrass::{spawn, unblock};
+use switchgrass::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use switchgrass::spawn;
 
 #[macro_use]
 mod common;
@@ -148,7 +149,7 @@ impl Done {
 struct Clients {
     child: Child,
     orders: ChildStdin,
-    reports: Option<BufReader<ChildStdout>>,
+    reports: BufReader<ChildStdout>,
 }
 
 impl Clients {
@@ -162,7 +163,7 @@ impl Clients {
             .spawn()
             .map_err(|error| Failure::new(format!("cannot start the clients: {error}")))?;
         let orders = child.stdin.take().expect("it is piped");
-        let reports = child.stdout.take().map(BufReader::new);
+        let reports = BufReader::new(child.stdout.take().expect("it is piped"));
         Ok(Clients { child, orders, reports })
     }
 
@@ -170,15 +171,10 @@ impl Clients {
     fn next(&mut self, order: &str) -> Result<Done, Failure> {
         let gone = |_| Failure::new(format!("the clients have ended; they were to {order}"));
         writeln!(self.orders, "{order}").map_err(gone)?;
-        // A pipe that is read by std blocks, so another thread does it. This one serves.
-        let mut reports = self.reports.take().expect("it is put back below");
-        let (reports, line) = unblock(move || {
-            let mut line = String::new();
-            let read = reports.read_line(&mut line);
-            (reports, read.map(|_| line))
-        });
-        self.reports = Some(reports);
-        let numbers: Vec<u64> = line.map_err(gone)?.split(' ').flat_map(|word| word.trim().parse()).collect();
+        // While this waits, the server serves.
+        let mut line = String::new();
+        self.reports.read_line(&mut line).map_err(gone)?;
+        let numbers: Vec<u64> = line.split(' ').flat_map(|word| word.trim().parse()).collect();
         match numbers[..] {
             [count, micros] => Ok(Done { count, micros }),
             // Why, they say themselves.
@@ -186,9 +182,9 @@ impl Clients {
         }
     }
 
-    fn wait(mut self) -> io::Result<std::process::ExitStatus> {
+    fn wait(mut self) -> io::Result<ExitStatus> {
         drop(self.orders);
-        unblock(move || self.child.wait())
+        self.child.wait()
     }
 }
 

@@ -22,12 +22,13 @@ use std::time::Duration;
 
 use switchgrass::net::TcpStream;
 use switchgrass::server::StreamServer;
+use switchgrass::signal::{self, SIGINT, SIGTERM};
 use switchgrass::{Handle, park, scope};
 
 #[macro_use]
 mod common;
 
-use common::{Failure, signals};
+use common::Failure;
 
 /// A client that is so many lines behind is too slow for this room.
 const MAX_BEHIND: usize = 100;
@@ -247,7 +248,7 @@ fn serve(addr: &str) -> Result<(), Failure> {
     let room = Rc::default();
     let server = open(&room, addr)?;
     say!("chat room on {}, until Ctrl-C", server.local_addr());
-    signals::wait_for_stop()?;
+    signal::wait(&[SIGINT, SIGTERM])?;
     server.close();
     room.close();
     server.stop(GRACE);

@@ -35,10 +35,12 @@ refuses() {
     [[ $(wc -l <"$out") == 1 ]] || fail "$*: more than one line, or none"
 }
 
-for name in switch sleepers producer_consumer generators compute web_fetch chat port_forwarder; do
+for name in switch sleepers producer_consumer generators compute web_fetch chat port_forwarder thread_pool processes; do
     exactly "$name"
 done
 shows 'a greenlet each +[0-9]+' poetry
+shows '^localhost: (127|::1)' dns_mass_resolve
+shows '^127.0.0.1: 127.0.0.1$' dns_mass_resolve --deadline 0.2 --at-once 2 name.invalid 127.0.0.1 other.invalid
 shows 'requests' c10k --connections 2000 --seconds 1
 
 # The main job, by the README's command; then what its options promise.

@@ -15,39 +15,24 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::ExitCode;
 use std::time::Duration;
 
+use switchgrass::io::copy_bidirectional;
 use switchgrass::net::{TcpStream, ToSocketAddrs};
+use switchgrass::process::{Child, ChildStdout, Command, Stdio};
 use switchgrass::server::{Stopped, StreamServer};
-use switchgrass::{scope, unblock};
+use switchgrass::signal::{self, SIGINT, SIGTERM};
 
 #[macro_use]
 mod common;
 
-use common::{Failure, signals};
+use common::Failure;
 
-/// One connection: two directions, each a loop of blocking calls in a greenlet.
+/// One connection: two directions, each a loop of blocking calls in a greenlet. When one ends, the other may still have much to say.
 fn forward(client: &TcpStream, target: &[SocketAddr]) -> io::Result<()> {
     let server = TcpStream::connect(target)?;
-    // They borrow the streams. The scope ends when both have ended.
-    scope(|s| {
-        let request = s.spawn(|| pump(client, &server));
-        let response = pump(&server, client);
-        request.join().expect("a pump does not panic").and(response)
-    })
-}
-
-/// Copies until `from` has no more. That is passed on, and the other direction may still have much to say.
-fn pump(mut from: &TcpStream, mut to: &TcpStream) -> io::Result<()> {
-    let copied = io::copy(&mut from, &mut to).and_then(|_| to.shutdown(Shutdown::Write));
-    if copied.is_err() {
-        // One side is gone. This wakes the other direction, if it waits.
-        let _ = from.shutdown(Shutdown::Both);
-        let _ = to.shutdown(Shutdown::Both);
-    }
-    copied
+    copy_bidirectional(client, &server).map(drop)
 }
 
 /// Forwards until SIGINT or SIGTERM.
@@ -67,7 +52,7 @@ fn serve(listen: &str, target: &str, grace: Duration) -> Result<(), Failure> {
     server.start();
     say!("forwarding {} to {target}", server.local_addr());
 
-    signals::wait_for_stop()?;
+    signal::wait(&[SIGINT, SIGTERM])?;
     server.close();
     say!("the listener is closed, live connections: {}", server.connections());
     let Stopped { finished, killed } = server.stop(grace);
@@ -135,15 +120,15 @@ fn demo() -> Result<(), Failure> {
     if result.is_err() {
         let _ = forwarder.kill();
     }
-    let status = unblock(move || forwarder.wait())?;
+    let status = forwarder.wait()?;
     result?;
     say!("forwarder: {status}");
     if status.success() { Ok(()) } else { Err(Failure::new("the forwarder has failed")) }
 }
 
 fn talk(forwarder: &mut Child) -> Result<(), Failure> {
-    let output = Arc::new(Mutex::new(BufReader::new(forwarder.stdout.take().expect("stdout is a pipe"))));
-    let first = next_line(&output)?;
+    let mut output = BufReader::new(forwarder.stdout.take().expect("stdout is a pipe"));
+    let first = next_line(&mut output)?;
     let addr = first.split(' ').nth(1).unwrap_or_default().to_owned();
 
     let mut client = TcpStream::connect(&addr)?;
@@ -152,10 +137,9 @@ fn talk(forwarder: &mut Child) -> Result<(), Failure> {
     client.write_all(b"first bytes")?;
     say!("client: sent 'first bytes', got '{}' through the forwarder", read(&client, 11)?);
 
-    let pid = forwarder.id().to_string();
-    Command::new("sh").args(["-c", "kill -TERM $0", &pid]).status()?;
+    forwarder.send_signal(SIGTERM)?;
     say!("SIGTERM");
-    say!("forwarder: {}", next_line(&output)?);
+    say!("forwarder: {}", next_line(&mut output)?);
     match TcpStream::connect(&addr) {
         Ok(_) => return Err(Failure::new("somebody still listens")),
         Err(error) => say!("another client: {}", error.kind()),
@@ -166,7 +150,7 @@ fn talk(forwarder: &mut Child) -> Result<(), Failure> {
     let mut rest = String::new();
     client.read_to_string(&mut rest)?;
     say!("client: sent 'last bytes' and closed its side, got '{rest}' and then the end");
-    say!("forwarder: {}", next_line(&output)?);
+    say!("forwarder: {}", next_line(&mut output)?);
     Ok(())
 }
 
@@ -176,12 +160,9 @@ fn read(mut stream: &TcpStream, len: usize) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What the forwarder prints next. Reading from a pipe blocks, so another thread does it: this one is the echo server's.
-fn next_line(output: &Arc<Mutex<BufReader<ChildStdout>>>) -> io::Result<String> {
-    let output = Arc::clone(output);
-    unblock(move || {
-        let mut line = String::new();
-        output.lock().expect("no reader panics").read_line(&mut line)?;
-        Ok(line.trim_end().to_owned())
-    })
+/// What the forwarder prints next. While this waits for it, the echo server serves.
+fn next_line(output: &mut BufReader<ChildStdout>) -> io::Result<String> {
+    let mut line = String::new();
+    output.read_line(&mut line)?;
+    Ok(line.trim_end().to_owned())
 }

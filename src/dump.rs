@@ -41,7 +41,6 @@ use std::fmt::Write as _;
 use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
 
-use crate::blocking;
 use crate::coro::sample::{self, NoAnswer};
 use crate::coro::trace::{self, MAX_FRAMES};
 use crate::hub;
@@ -49,6 +48,7 @@ use crate::hub::inspect::{Answer, Snapshot, Wanted, ask_others, ask_thread};
 use crate::hub::tree::{Names, write_tree};
 use crate::sys;
 use crate::task::{Home, Observer, Reason};
+use crate::threadpool::unblock_for;
 
 /// How long a thread whose hub is busy may take to answer a signal.
 const BUSY_PATIENCE: Duration = Duration::from_millis(200);
@@ -159,9 +159,7 @@ impl Options {
             Some(hub) => {
                 let own = (hub.incarnation, hub.snapshot(options.wanted()));
                 if hub.may_wait_now() {
-                    blocking::unblock_for(Reason::new("dump of all greenlets"), move || {
-                        options.finish(Some(own))
-                    })
+                    unblock_for(Reason::new("dump of all greenlets"), move || options.finish(Some(own)))
                 } else {
                     options.finish(Some(own))
                 }

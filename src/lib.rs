@@ -28,7 +28,9 @@
 //!
 //! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`sleep`], [`timeout`], [`scope()`] for those that
 //!   borrow, [`unblock`] for work that can only block.
+//! - **OS threads**: [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
 //! - **Sockets**: [`net`], with std's types and methods; [`server::StreamServer`].
+//! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
 //!
 //! # How it works
@@ -57,34 +59,48 @@
 #![deny(unsafe_code)]
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
-mod blocking;
+pub mod channel;
 mod coro;
-mod dns;
+mod descriptor;
+pub mod dns;
 pub mod dump;
+pub mod fs;
 mod generator;
 mod greenlet;
 mod hub;
-mod io;
+pub mod io;
+pub mod local;
 pub mod monitor;
 pub mod net;
+pub mod pool;
+pub mod process;
+pub mod queue;
+mod ready;
+pub mod select;
 pub mod server;
+pub mod signal;
 mod switch;
+pub mod sync;
 mod sys;
 mod task;
 #[doc(hidden)]
 pub mod testing;
+pub mod threadpool;
 mod timeout;
+mod wait;
 
-pub use crate::blocking::unblock;
 pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};
 pub use crate::greenlet::{
-    Builder, Greenlet, Handle, Scope, ScopedGreenlet, current, joinall, killall, park, park_timeout, scope,
-    spawn, spawn_later, yield_now,
+    Builder, Exit, ExitReason, Greenlet, Handle, LinkId, Scope, ScopedGreenlet, block_on, current, joinall,
+    joinall_raise, joinall_timeout, killall, killall_timeout, park, park_timeout, scope, spawn, spawn_later,
+    yield_now,
 };
 pub use crate::hub::TraceEvent;
+pub use crate::ready::{IWait, Waitable, iwait, wait};
 pub use crate::switch::{Coroutine, ParentError, SwitchError, Tracer, set_tracer};
 pub use crate::task::GreenletExit;
-pub use crate::timeout::{Elapsed, sleep, sleep_until, timeout};
+pub use crate::threadpool::unblock;
+pub use crate::timeout::{Elapsed, Timeout, sleep, sleep_until, timeout};
 
 /// The code in the README compiles, and runs.
 #[cfg(doctest)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::coro::{sample, stack};
 use crate::hub::hub;
 use crate::monitor::{Report, Watch};
+use crate::process;
 
 /// From now on the time of this thread's hub stands still while anything is ready, and jumps to the next deadline when
 /// nothing is.
@@ -20,6 +21,11 @@ pub fn now() -> Duration {
 /// Makes all further stacks of the process guarded as on a kernel before 6.13.
 pub fn force_mprotect_guards() {
     stack::force_mprotect_guards();
+}
+
+/// From now on the process learns of its children's ends as on a kernel before 5.3, by SIGCHLD.
+pub fn force_sigchld() {
+    process::force_sigchld();
 }
 
 /// How many stacks of this thread's hub are in use, and how many are in its pool.

@@ -2,14 +2,17 @@
 
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use crate::coro::unwind;
 use crate::hub::{ScopeExpired, hub};
-use crate::sys::clock::{self, NEVER};
-use crate::task::{Reason, Scope};
+use crate::sys::clock;
+use crate::task::{NotSend, Reason, Scope, TaskRef};
 
 /// Suspends the current greenlet for at least `duration`. Others run meanwhile.
 ///
@@ -92,19 +95,14 @@ impl From<Elapsed> for std::io::Error {
 pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapsed> {
     unwind::require("timeout()");
     let hub = hub();
-    let scopes = &hub.current().local.scopes;
-    let outer = scopes.get();
-    let deadline = hub.deadline(duration);
-    // SAFETY: the scopes in the list are alive: each takes itself out before it goes, innermost first.
-    let outer_nearest = if outer.is_null() { NEVER } else { unsafe { (*outer).nearest } };
-    let id = NEXT_ID.get() + 1;
-    NEXT_ID.set(id);
-
-    let scope = Scope { id, deadline, nearest: deadline.min(outer_nearest), outer };
-    scopes.set(&raw const scope);
+    let scope = Scope::new(new_id(), hub.deadline(duration), false);
+    let task = hub.current();
+    // SAFETY: the scope stays here until it is left, three lines on; nothing in between unwinds.
+    unsafe { task.enter_scope(&scope) };
     let result = unwind::catch(f);
-    // Scopes are entered and left like a stack, since they are function calls; and this is still the same task.
-    scopes.set(outer);
+    // Still the same task: this function was called on its stack.
+    task.leave_scope(&scope);
+    let id = scope.id;
 
     match result {
         Ok(value) => Ok(value),
@@ -115,6 +113,119 @@ pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapse
     }
 }
 
-thread_local! {
-    static NEXT_ID: Cell<u64> = const { Cell::new(0) };
+fn new_id() -> u64 {
+    thread_local! {
+        static LAST: Cell<u64> = const { Cell::new(0) };
+    }
+    LAST.set(LAST.get() + 1);
+    LAST.get()
+}
+
+/// A timeout that is started and cancelled by hand: gevent's `Timeout`. Where a call is to be limited, [`timeout()`] is simpler.
+///
+/// When its time is up, the suspension point that its greenlet waits in (or the next one that it comes to) unwinds, once. Nobody catches that but
+/// `std::panic::catch_unwind`; [`is_cause_of`](Self::is_cause_of) tells whether it was this one. If nobody does, it ends the greenlet, like a panic without a message.
+///
+/// It limits the greenlet that has started it. Dropping it cancels it.
+///
+/// # Examples
+///
+/// ```
+/// use std::panic::{AssertUnwindSafe, catch_unwind};
+/// use std::time::Duration;
+/// use switchgrass::{Timeout, sleep};
+///
+/// let mut overall = Timeout::start_new(Duration::from_millis(1));
+/// let result = catch_unwind(AssertUnwindSafe(|| sleep(Duration::from_secs(3600))));
+/// assert!(overall.is_cause_of(&*result.unwrap_err()));
+/// sleep(Duration::from_millis(1));    // it has fired: it is no limit any more
+/// overall.cancel();
+/// ```
+#[derive(Debug)]
+pub struct Timeout {
+    duration: Duration,
+    /// Where it was started last, and whom it limits.
+    started: Option<Started>,
+}
+
+#[derive(Debug)]
+struct Started {
+    /// In a box, for it stays where it is while the user moves the rest. Dropped by the owner only, see `cancel`.
+    scope: NonNull<Scope>,
+    task: TaskRef,
+    /// A task's scopes are touched on its own thread only.
+    _stays: NotSend,
+}
+
+impl Timeout {
+    /// A timeout that is not started.
+    pub fn new(duration: Duration) -> Self {
+        Timeout { duration, started: None }
+    }
+
+    /// A timeout that is started.
+    pub fn start_new(duration: Duration) -> Self {
+        let mut timeout = Timeout::new(duration);
+        timeout.start();
+        timeout
+    }
+
+    /// Starts it, from now on, for the current greenlet. One that was started before is cancelled first. Does not switch.
+    ///
+    /// # Panics
+    ///
+    /// In a program built with `panic = "abort"`, where nothing can be unwound.
+    pub fn start(&mut self) {
+        unwind::require("Timeout");
+        self.cancel();
+        let hub = hub();
+        let scope = Box::new(Scope::new(new_id(), hub.deadline(self.duration), true));
+        let scope = NonNull::from(Box::leak(scope));
+        let task = hub.current();
+        // SAFETY: the box is freed by `cancel` only, after the scope was left; if this object is forgotten, never.
+        unsafe { task.enter_scope(scope.as_ref()) };
+        self.started = Some(Started { scope, task: task.to_ref(), _stays: PhantomData });
+    }
+
+    /// Takes it back: it will not fire any more, and has not. Does not switch.
+    pub fn cancel(&mut self) {
+        let Some(Started { scope, task, .. }) = self.started.take() else { return };
+        // SAFETY: the box of `start`, which only this object has.
+        let scope = unsafe { Box::from_raw(scope.as_ptr()) };
+        if let Some(task) = task.here() {
+            task.leave_scope(&scope);
+        }
+    }
+
+    /// Whether it is started, and has not fired.
+    pub fn is_pending(&self) -> bool {
+        self.scope().is_some_and(|scope| !scope.fired.get())
+    }
+
+    /// Whether it has unwound its greenlet since it was started last.
+    pub fn has_fired(&self) -> bool {
+        self.scope().is_some_and(|scope| scope.fired.get())
+    }
+
+    /// Whether that is what this timeout has unwound with.
+    pub fn is_cause_of(&self, payload: &(dyn Any + Send)) -> bool {
+        let cause = payload.downcast_ref::<ScopeExpired>().map(|expired| expired.id);
+        cause.is_some() && cause == self.scope().map(|scope| scope.id)
+    }
+
+    /// How long it waits.
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    fn scope(&self) -> Option<&Scope> {
+        // SAFETY: the box lives until `cancel`, which takes `started`.
+        self.started.as_ref().map(|started| unsafe { started.scope.as_ref() })
+    }
+}
+
+impl Drop for Timeout {
+    fn drop(&mut self) {
+        self.cancel();
+    }
 }

@@ -6,16 +6,20 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use std::{env, fs, hint, process, ptr, thread};
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use switchgrass::threadpool::{self, ThreadPool};
+
+use switchgrass::signal::{self, SIGHUP, SIGTERM, Signals};
+use switchgrass::sync::{Barrier, Condvar, Event, Mutex, Once, ReentrantMutex, RwLock, Semaphore};
 use switchgrass::{
-    Builder, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, timeout, unblock,
-    yield_now,
+    Builder, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, unblock, yield_now,
 };
 
 /// What the child does on its main thread, and what the parent then finds.
@@ -116,11 +120,42 @@ const CASES: &[Case] = cases! {
 
     // Deadlocks, where no other thread could help.
     a_deadlock_is_found_though_there_are_handles: deadlock_with_handles, |outcome| outcome.exited_with(0);
+    a_get_that_nobody_can_serve_is_a_deadlock: deadlock_of_queue, |outcome| outcome.exited_with(0);
+    who_waits_for_a_lock_that_nobody_can_unlock_is_told_and_leaves_the_line: deadlock_of_locks, |outcome| outcome.exited_with(0);
+    a_destructor_that_needs_a_lock_of_its_own_thread_while_it_unwinds_aborts: lock_in_destructor, |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        outcome.says("waits for a mutex at");
+        outcome.says("in a destructor while it unwinds");
+        outcome.says("there is no other thread that could end the wait");
+    };
     a_deadlock_is_found_though_a_thread_of_the_pool_is_idle: deadlock_after_unblock, |outcome| outcome.exited_with(0);
     a_job_that_an_idle_thread_of_the_pool_is_about_to_do_is_no_idle_thread: job_of_idle_thread, |outcome| {
         outcome.exited_with(0);
     };
+    a_deadlock_is_found_though_threads_of_several_pools_are_idle: deadlock_after_pools, |outcome| {
+        outcome.exited_with(0);
+    };
     a_wait_for_the_pool_is_no_deadlock: || assert_eq!(unblock(|| 5), 5), |outcome| outcome.exited_with(0);
+
+    // Signals.
+    when_nobody_handles_a_signal_any_more_the_default_action_is_back: after_wait, |outcome| {
+        outcome.died_by(libc::SIGTERM);
+        outcome.printed("15\n");
+    };
+    while_somebody_else_handles_a_signal_the_default_action_is_not_back: after_one_of_two, |outcome| {
+        outcome.exited_with(0);
+    };
+    a_signal_that_has_come_is_handled_before_a_deadlock_is_declared: signal_before_deadlock, |outcome| {
+        outcome.exited_with(0);
+    };
+    a_signal_that_was_ignored_is_ignored_again: after_wait_for_ignored, |outcome| outcome.exited_with(0);
+    a_handler_that_was_there_before_is_called_too: earlier_handler, |outcome| {
+        outcome.exited_with(0);
+        outcome.printed("15\ncalled twice\n");
+    };
+    a_signal_needs_no_room_on_the_stack_of_the_greenlet_that_runs: signal_on_small_stack, |outcome| {
+        outcome.exited_with(0);
+    };
 
     // Memory.
     deep_pages_of_pooled_stacks_are_given_back: deep_pages, |outcome| outcome.exited_with(0);
@@ -322,6 +357,80 @@ fn deadlock_with_handles() {
     parked.join().unwrap();
 }
 
+fn deadlock_of_locks() {
+    let says = |what: &str, wait: &dyn Fn()| {
+        let report = catch(wait).unwrap_err();
+        let report = text(&report);
+        assert!(
+            report.contains("would block forever") && report.contains(&format!("waits: {what} at")),
+            "{report}"
+        );
+    };
+    let lock = RwLock::new(());
+    let reading = lock.read().unwrap();
+    says("rwlock", &|| drop(lock.write()));
+    assert!(lock.try_read().is_ok(), "the writer is in line no more");
+    drop(reading);
+    let writing = lock.write().unwrap();
+    says("rwlock", &|| drop(lock.read()));
+    drop(writing);
+
+    let (mutex, condvar) = (Mutex::new(()), Condvar::new());
+    says("condvar", &|| drop(condvar.wait(mutex.lock().unwrap())));
+    let held = mutex.try_lock().expect("it is not held, nor poisoned");
+    says("mutex", &|| drop(mutex.lock()));
+    drop(held);
+
+    let barrier = Barrier::new(2);
+    says("barrier", &|| {
+        barrier.wait();
+    });
+    assert_eq!(format!("{barrier:?}"), "Barrier { size: 2, waiting: 0 }");
+
+    says("once", &|| Once::new().wait());
+    says("semaphore", &|| drop(Semaphore::new(0).acquire()));
+    says("event", &|| assert!(Event::new().wait()));
+    let reentrant = Rc::new(ReentrantMutex::new(()));
+    let _owner = spawn({
+        let reentrant = Rc::clone(&reentrant);
+        move || {
+            let _guard = reentrant.lock();
+            park();
+        }
+    });
+    yield_now();
+    says("reentrant mutex", &|| drop(reentrant.lock()));
+}
+
+fn lock_in_destructor() {
+    struct Locks<'a>(&'a Mutex<()>);
+    impl Drop for Locks<'_> {
+        fn drop(&mut self) {
+            drop(self.0.lock());
+        }
+    }
+    let mutex = Mutex::new(());
+    let _held = mutex.lock();
+    let _ = catch(|| {
+        let _locks = Locks(&mutex);
+        panic_any("on purpose");
+    });
+}
+
+fn deadlock_of_queue() {
+    let queue = std::rc::Rc::new(switchgrass::queue::Queue::<i32>::unbounded());
+    let other = spawn({
+        let queue = std::rc::Rc::clone(&queue);
+        move || queue.get()
+    });
+    let report = catch(|| queue.get()).unwrap_err();
+    assert_eq!(text(&report).matches("waits: get from queue at 0x").count(), 2, "{}", text(&report));
+    // Main has left the line.
+    assert_eq!(queue.getting(), 1);
+    queue.put(1).unwrap();
+    assert_eq!(other.join().unwrap(), Ok(1));
+}
+
 fn deadlock_after_unblock() {
     unblock(|| ());
     let parked = spawn(park);
@@ -335,11 +444,100 @@ fn job_of_idle_thread() {
         // Until the thread of the pool is idle again.
         thread::sleep(Duration::from_millis(2));
         let main = current();
-        let abandoned = timeout(Duration::ZERO, || unblock(move || main.unpark()));
-        if abandoned.is_err() {
-            park();
-        }
+        // Nobody is known to wait for this one.
+        drop(threadpool::global().spawn(move || main.unpark()));
+        park();
     }
+}
+
+fn deadlock_after_pools() {
+    let pools = [ThreadPool::new(2), ThreadPool::new(2), ThreadPool::new(1)];
+    // None leaves by itself, else a wrong count would only take longer.
+    pools.iter().for_each(|pool| pool.set_idle_timeout(Duration::from_secs(3600)));
+    for round in 0..3 {
+        for pool in &pools {
+            let both = Arc::new(std::sync::Barrier::new(pool.max()));
+            pool.map(vec![both; pool.max()], |both| both.wait().is_leader());
+        }
+        // One that leaves is not counted any more.
+        if round == 1 {
+            pools[0].set_max(1);
+        }
+        let main = current();
+        assert!(catch(park).is_err());
+        drop(pools[1].spawn(move || main.unpark()));
+        park();
+    }
+}
+
+// ---- Signals ------------------------------------------------------------------------------------------------------------
+
+fn raise(signal: i32) {
+    // SAFETY: raise takes a number.
+    assert_eq!(unsafe { libc::raise(signal) }, 0);
+}
+
+fn ignore(signal: i32) {
+    // SAFETY: SIG_IGN needs no handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+fn wait_for_sigterm() {
+    let raiser = spawn(|| raise(SIGTERM));
+    println!("{}", signal::wait(&[SIGHUP, SIGTERM]).unwrap());
+    raiser.join().unwrap();
+}
+
+fn after_wait() {
+    wait_for_sigterm();
+    raise(SIGTERM);
+    println!("never");
+}
+
+fn after_one_of_two() {
+    let mut other = Signals::new(&[SIGTERM]).unwrap();
+    wait_for_sigterm();
+    assert_eq!(other.try_wait(), Some(SIGTERM));
+    raise(SIGTERM);
+    assert_eq!(other.wait().unwrap(), SIGTERM);
+}
+
+fn signal_before_deadlock() {
+    let main = current();
+    let _handler = signal::handle(SIGTERM, move || main.unpark()).unwrap();
+    // Its greenlet waits already, and nobody has looked at I/O since.
+    yield_now();
+    raise(SIGTERM);
+    park();
+    assert!(catch(park).is_err());
+}
+
+fn after_wait_for_ignored() {
+    ignore(SIGTERM);
+    wait_for_sigterm();
+    raise(SIGTERM);
+}
+
+fn earlier_handler() {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn earlier(_: libc::c_int) {
+        CALLS.fetch_add(1, Ordering::SeqCst);
+    }
+    // SAFETY: the handler has the signature that is asked for, and does nothing but count.
+    unsafe { libc::signal(SIGTERM, earlier as *const () as libc::sighandler_t) };
+    wait_for_sigterm();
+    raise(SIGTERM);
+    assert_eq!(CALLS.load(Ordering::SeqCst), 2);
+    println!("called twice");
+}
+
+fn signal_on_small_stack() {
+    let mut signals = Signals::new(&[SIGTERM]).unwrap();
+    // Of the 16 KiB two may be left out at the top, and a few are for the frames around this. Deeper down there is no room for the registers
+    // that the kernel saves when a signal comes, and for the handler.
+    let small = Builder::new().stack_size(16 << 10).spawn(|| at_depth(12_900, &mut || raise(SIGTERM)));
+    small.unwrap().join().unwrap();
+    assert_eq!(signals.wait().unwrap(), SIGTERM);
 }
 
 // ---- Memory -------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-//! What several of the examples need, and none of them is about: output, exit status, limits, memory, signals.
+//! What several of the examples need, and none of them is about: output, exit status, limits, memory.
 
 #![allow(dead_code, unused_macros, reason = "each example uses a part of it")]
 
@@ -17,7 +17,6 @@ macro_rules! complain {
 }
 
 pub(crate) mod process;
-pub(crate) mod signals;
 
 pub(crate) fn print(text: Arguments<'_>) {
     if let Err(error) = try_print(text) {

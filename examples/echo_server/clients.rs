@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use switchgrass::net::TcpStream;
+use switchgrass::signal::{self, SIGINT};
 use switchgrass::{Greenlet, Handle, current, park_timeout, spawn, unblock};
 
-use crate::common::{Failure, LiveLine, grouped, process, signals, size};
+use crate::common::{Failure, LiveLine, grouped, process, size};
 
 const REQUEST: usize = 64;
 /// A server that has not answered for so long will not do it any more.
@@ -71,7 +72,8 @@ fn ask(stream: &mut TcpStream, id: usize, number: u64) -> io::Result<()> {
 
 pub(crate) fn run(servers: &[SocketAddr], connections: usize, length: Duration) -> Result<ExitCode, Failure> {
     process::raise_descriptor_limit();
-    signals::leave_ctrl_c_to_parent()?;
+    // A terminal sends Ctrl-C to both processes. The server closes our stdin then.
+    let _handler = signal::handle(SIGINT, || {})?;
     let run =
         Rc::new(Run { stop: Cell::new(false), requests: Cell::new(0), latencies: RefCell::new(histogram()) });
     stop_with_stdin(Rc::clone(&run), current());

@@ -15,11 +15,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use switchgrass::net::TcpStream;
-use switchgrass::{spawn, unblock};
+use switchgrass::process::{Command, Stdio};
+use switchgrass::signal::{self, SIGINT, SIGTERM};
+use switchgrass::spawn;
 
 #[path = "../common/mod.rs"]
 #[macro_use]
@@ -27,7 +29,7 @@ mod common;
 mod clients;
 mod options;
 
-use common::{Failure, process, signals};
+use common::{Failure, process};
 use options::{Mode, Options};
 use switchgrass::server::StreamServer;
 
@@ -75,7 +77,7 @@ fn serve(addr: &str, grace: Duration) -> Result<ExitCode, Failure> {
     // A server goes on even if nobody reads what it says.
     let _ = common::try_print(format_args!("echo server on {}, until Ctrl-C\n", server.local_addr()));
 
-    signals::wait_for_stop()?;
+    signal::wait(&[SIGINT, SIGTERM])?;
     let _ = match server.connections() {
         0 => common::try_print(format_args!("stopping\n")),
         live => common::try_print(format_args!(
@@ -115,13 +117,13 @@ fn demo(options: &Options) -> Result<ExitCode, Failure> {
     // They end early when this end of their stdin is closed: here, or because this process is gone.
     let stdin = clients.stdin.take();
     spawn(move || {
-        signals::wait_for_stop()?;
+        signal::wait(&[SIGINT, SIGTERM])?;
         drop(stdin);
         io::Result::Ok(())
     });
 
-    // Waiting for a process blocks, so another thread does it. This one serves.
-    let status = unblock(move || clients.wait())?;
+    // This waits, and the server serves.
+    let status = clients.wait()?;
     for server in &servers {
         server.stop(Duration::from_secs(1));
     }

@@ -2,24 +2,32 @@
 
 #![allow(unsafe_code)]
 
+mod future;
+mod links;
 mod packet;
 mod scope;
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::coro::stack;
 use crate::coro::unwind::{self, Payload};
-use crate::hub::{Wake, hub};
+use crate::hub::{Unwinding, Wake, hub};
 use crate::sys::clock::{NEVER, Nanos};
-use crate::task::{GreenletExit, Kind, Origin, PARKED, Reason, TaskHandle, TaskRef};
+use crate::task::{
+    GreenletExit, Kind, Listener, Message, Origin, PARKED, Reason, TaskHandle, TaskRef, WatchSet, Watcher,
+};
 
-use self::packet::{Packet, ResultPart};
+pub use self::future::block_on;
+pub use self::links::{Exit, ExitReason, LinkId};
+use self::packet::{Look, Packet, ResultPart};
 pub use self::scope::{Scope, ScopedGreenlet, scope};
 
 /// Runs `f` in a new greenlet of this thread, soon: when the current one waits, after those spawned before.
@@ -57,7 +65,7 @@ where
     T: 'static,
 {
     // SAFETY: `f` and its result borrow nothing.
-    unsafe { launch(Origin::here(), None, f, ptr::null()) }
+    unsafe { launch(Origin::here(), Start::Now, f, ptr::null()) }
 }
 
 /// Like [`spawn`], but `f` starts no sooner than after `delay`. Killed before that, it never runs.
@@ -71,7 +79,7 @@ where
 {
     let deadline = hub().deadline(delay);
     // SAFETY: `f` and its result borrow nothing.
-    unsafe { launch(Origin::here(), Some(deadline), f, ptr::null()) }
+    unsafe { launch(Origin::here(), Start::At(deadline), f, ptr::null()) }
 }
 
 impl Origin {
@@ -90,7 +98,16 @@ impl Origin {
     }
 }
 
-/// Makes a greenlet and queues it.
+/// When a new greenlet runs for the first time.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    Now,
+    At(Nanos),
+    /// When it is told to.
+    Later,
+}
+
+/// Makes a greenlet.
 ///
 /// # Safety
 ///
@@ -98,7 +115,7 @@ impl Origin {
 #[inline]
 unsafe fn launch<F, T>(
     mut origin: Origin,
-    not_before: Option<Nanos>,
+    start: Start,
     f: F,
     unhandled: *const std::cell::Cell<bool>,
 ) -> Greenlet<T>
@@ -114,9 +131,11 @@ where
         unsafe { (task.adopt_handle(), NonNull::from(&task.body::<Packet<F, T>>().result)) };
     {
         let task = task.here().expect("it was made for this thread");
-        match not_before {
-            None => task.make_ready(),
-            Some(deadline) => hub.start_at(task, deadline),
+        hub.current().bequeath_locals(task);
+        match start {
+            Start::Now => task.make_ready(),
+            Start::At(deadline) => hub.start_at(task, Some(deadline)),
+            Start::Later => {}
         }
     }
     hub.adopt(task);
@@ -179,7 +198,23 @@ impl Builder {
     {
         let origin = self.origin(Location::caller())?;
         // SAFETY: `f` and its result borrow nothing.
-        Ok(unsafe { launch(origin, None, f, ptr::null()) })
+        Ok(unsafe { launch(origin, Start::Now, f, ptr::null()) })
+    }
+
+    /// Makes a greenlet that is not started yet; see [`Greenlet::new`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::spawn`].
+    #[track_caller]
+    pub fn create<F, T>(self, f: F) -> io::Result<Greenlet<T>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        let origin = self.origin(Location::caller())?;
+        // SAFETY: `f` and its result borrow nothing.
+        Ok(unsafe { launch(origin, Start::Later, f, ptr::null()) })
     }
 
     /// Spawns a greenlet of `scope`, which may borrow what the scope may; see [`scope()`].
@@ -238,8 +273,39 @@ pub struct Greenlet<T> {
 // SAFETY: the only things of type T or F within reach are the result, which is Send and taken by one thread only (see ResultPart),
 // and the closure, which only the greenlet's own thread touches.
 unsafe impl<T: Send> Send for Greenlet<T> {}
-// SAFETY: a shared Greenlet gives no access to the result: `join` takes the greenlet by value.
-unsafe impl<T: Send> Sync for Greenlet<T> {}
+// SAFETY: a shared Greenlet gives shared access to the result, and links may copy it on one thread for another.
+unsafe impl<T: Send + Sync> Sync for Greenlet<T> {}
+
+impl<T: 'static> Greenlet<T> {
+    /// A greenlet that does not run before it is [started](Self::start). Killed before that, or if its last handle is dropped, it never does.
+    ///
+    /// Does not switch.
+    ///
+    /// ```
+    /// use switchgrass::Greenlet;
+    ///
+    /// let greenlet = Greenlet::new(|| 7);
+    /// greenlet.start();
+    /// assert_eq!(greenlet.join().unwrap(), 7);
+    /// ```
+    #[track_caller]
+    pub fn new(f: impl FnOnce() -> T + 'static) -> Greenlet<T> {
+        Greenlet::unstarted(Location::caller(), f)
+    }
+
+    fn unstarted(spawned_at: &'static Location<'static>, f: impl FnOnce() -> T + 'static) -> Greenlet<T> {
+        let origin = Origin { spawned_at, ..Origin::here() };
+        // SAFETY: `f` and its result borrow nothing.
+        unsafe { launch(origin, Start::Later, f, ptr::null()) }
+    }
+
+    /// Has `look` called with the result.
+    fn look_at_result(&self, look: Look<T>) {
+        // SAFETY: the part is alive as long as `handle`, and this is a borrow of the one handle. If this is not the greenlet's thread, then T is Send, as
+        // is what the links have `look` made of: a copy of T and an Arc of where it is put.
+        unsafe { self.result.as_ref().link(look) }
+    }
+}
 
 impl<T> Greenlet<T> {
     /// Waits until the greenlet has ended, and gives its result. May switch.
@@ -263,10 +329,21 @@ impl<T> Greenlet<T> {
 
     /// Waits for the end as one who has the only way to reach the greenlet: `self` was given up to us. `false`: it unwinds, and cannot.
     #[inline(never)]
-    fn wait_privately(&self) -> bool {
+    pub(crate) fn wait_privately(&self) -> bool {
         let task = self.handle.task();
         let _private = Private::new(task);
         wait_for(task, NEVER).is_some()
+    }
+
+    /// The result of a greenlet that has ended, without giving it up.
+    ///
+    /// # Panics
+    ///
+    /// The second time.
+    fn take_result(&mut self) -> Result<T, Payload> {
+        assert!(self.is_ready());
+        // SAFETY: it has ended, and this is a mutable borrow of the one handle, which the part lives as long as.
+        unsafe { self.result.as_ref().take() }
     }
 
     /// # Safety
@@ -302,6 +379,40 @@ impl<T> Greenlet<T> {
         self.handle.task().shared().ended.is_set()
     }
 
+    /// Starts a greenlet that was made [unstarted](Self::new). Does nothing if it is started, or has a time to start at. Does not switch.
+    pub fn start(&self) {
+        self.handle.task().start();
+    }
+
+    /// Has a greenlet that was made [unstarted](Self::new) start after `delay`. Does nothing if it is started, or has a time to start at. Does not
+    /// switch.
+    pub fn start_later(&self, delay: Duration) {
+        let (task, hub) = (self.handle.task(), hub());
+        let deadline = hub.deadline(delay);
+        match task.here() {
+            Some(task) => hub.start_at(task, Some(deadline)),
+            None => task.post(|task| Message::Start(task, Some(deadline))),
+        }
+    }
+
+    /// The value that the greenlet has returned. `None` if it has not ended, or not by returning.
+    pub fn value(&self) -> Option<&T> {
+        self.peek()?.as_ref().ok()
+    }
+
+    /// How the greenlet has ended; `None` if it has not.
+    pub fn exit_reason(&self) -> Option<ExitReason> {
+        self.peek().map(ExitReason::of)
+    }
+
+    fn peek(&self) -> Option<&Result<T, Payload>> {
+        if !self.is_ready() {
+            return None;
+        }
+        // SAFETY: the part is alive as long as `handle`, and this is a borrow of the one handle.
+        unsafe { self.result.as_ref().peek() }
+    }
+
     /// Kills the greenlet and waits until it has ended. May switch.
     ///
     /// The suspension point that it waits in, or else the next one that it comes to, unwinds with [`GreenletExit`]: its destructors
@@ -326,6 +437,43 @@ impl<T> Greenlet<T> {
         kill_nowait(self.handle.task());
     }
 
+    /// As [`kill`](Self::kill), but waits no longer than `duration`; whether it has ended. The exit is delivered all the same. May switch.
+    ///
+    /// # Panics
+    ///
+    /// As [`kill`](Self::kill).
+    pub fn kill_timeout(&self, duration: Duration) -> bool {
+        let task = self.handle.task();
+        let deadline = hub().deadline(duration);
+        kill_with(task, Box::new(GreenletExit), deadline);
+        self.is_ready()
+    }
+
+    /// As [`kill`](Self::kill), with something of one's own to unwind with, which [`join`](Self::join) then gives. May switch.
+    ///
+    /// A greenlet that is being killed already goes on with what it was killed with first.
+    ///
+    /// # Panics
+    ///
+    /// As [`kill`](Self::kill).
+    pub fn kill_with(&self, payload: impl Any + Send) {
+        kill_with(self.handle.task(), Box::new(payload), NEVER);
+    }
+
+    /// As [`kill_with`](Self::kill_with), without waiting for the end. Does not switch.
+    ///
+    /// # Panics
+    ///
+    /// As [`kill_nowait`](Self::kill_nowait).
+    pub fn kill_nowait_with(&self, payload: impl Any + Send) {
+        interrupt(self.handle.task(), Box::new(payload));
+    }
+
+    /// Where it was spawned, in the source.
+    pub fn spawned_at(&self) -> &'static Location<'static> {
+        self.handle.task().shared().spawned_at
+    }
+
     /// A number that no other greenlet of this process has or had.
     pub fn id(&self) -> u64 {
         self.handle.task().shared().id
@@ -348,6 +496,41 @@ impl<T> Greenlet<T> {
     pub fn handle(&self) -> Handle {
         Handle(self.handle.clone())
     }
+
+    pub(crate) fn task(&self) -> &TaskRef {
+        self.handle.task()
+    }
+}
+
+impl<T> Greenlet<T> {
+    pub(crate) fn watch(&self, watcher: Watcher) {
+        watch(self.handle.task(), watcher);
+    }
+
+    pub(crate) fn unwatch(&self, set: &Arc<WatchSet>) {
+        unwatch(self.handle.task(), set);
+    }
+}
+
+impl Handle {
+    pub(crate) fn watch(&self, watcher: Watcher) {
+        watch(self.0.task(), watcher);
+    }
+
+    pub(crate) fn unwatch(&self, set: &Arc<WatchSet>) {
+        unwatch(self.0.task(), set);
+    }
+}
+
+fn watch(task: &TaskRef, watcher: Watcher) {
+    if let Err(Listener::Watcher(watcher)) = task.shared().ended.add(Listener::Watcher(watcher)) {
+        watcher.notify();
+    }
+}
+
+fn unwatch(task: &TaskRef, set: &Arc<WatchSet>) {
+    let of_set = |listener: &Listener| matches!(listener, Listener::Watcher(watcher) if watcher.is_of(set));
+    while task.shared().ended.remove(of_set).is_some() {}
 }
 
 /// While it exists, the joined greenlet counts one handle less.
@@ -400,6 +583,14 @@ fn fmt_task(task: &TaskRef, what: &str, f: &mut fmt::Formatter<'_>) -> fmt::Resu
 pub struct Handle(TaskHandle);
 
 impl Handle {
+    pub(crate) fn of(task: &TaskRef) -> Handle {
+        Handle(task.new_handle())
+    }
+
+    pub(crate) fn task(&self) -> &TaskRef {
+        self.0.task()
+    }
+
     /// See [`Greenlet::kill`].
     pub fn kill(&self) {
         kill(self.0.task());
@@ -485,12 +676,90 @@ fn park_until(deadline: Nanos) {
 
 /// Waits until all of them have ended. Their results stay where they are. May switch.
 ///
+/// [`wait`](crate::wait) also tells which end first, or waits for some of them; [`joinall_raise`] gives the values.
+///
 /// # Panics
 ///
 /// As [`Greenlet::join`], where nothing can go on; not for a panic of one of the greenlets.
 pub fn joinall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) {
     for greenlet in greenlets {
         wait_for(greenlet.handle.task(), NEVER);
+    }
+}
+
+/// As [`joinall`], for no longer than `duration`; whether all have ended. May switch.
+///
+/// # Panics
+///
+/// As [`joinall`].
+pub fn joinall_timeout<'a, T: 'a>(
+    greenlets: impl IntoIterator<Item = &'a Greenlet<T>>,
+    duration: Duration,
+) -> bool {
+    let deadline = hub().deadline(duration);
+    greenlets.into_iter().fold(true, |all, greenlet| {
+        all & (wait_for(greenlet.handle.task(), deadline) == Some(Wake::Notified))
+    })
+}
+
+/// Waits until all of them have returned, and gives their values, in the order of the list. The first that fails ends the wait, whichever place it has. May
+/// switch.
+///
+/// Those that have not ended then go on by themselves, like all whose handle is dropped.
+///
+/// # Panics
+///
+/// With what the first failing greenlet has panicked with; also with the [`GreenletExit`] of one that was killed. As [`Greenlet::join`], where nothing can go on. In a
+/// destructor that runs while its greenlet unwinds, if it would have to wait.
+///
+/// ```
+/// use switchgrass::{joinall_raise, spawn};
+///
+/// assert_eq!(joinall_raise([spawn(|| 1), spawn(|| 2)]), [1, 2]);
+/// ```
+pub fn joinall_raise<T>(greenlets: impl IntoIterator<Item = Greenlet<T>>) -> Vec<T> {
+    let mut greenlets: Vec<_> = greenlets.into_iter().map(Some).collect();
+    let set = Arc::new(WatchSet::default());
+    for (number, greenlet) in greenlets.iter().flatten().enumerate() {
+        greenlet.watch(Watcher::new(&set, number));
+    }
+    let mut values: Vec<_> = greenlets.iter().map(|_| None).collect();
+    for _ in 0..greenlets.len() {
+        let Ok(Some(number)) = next_ready(&set, Reason::shared_by_many("joinall"), NEVER) else {
+            panic!("a greenlet that unwinds cannot wait for others to end");
+        };
+        let greenlet = greenlets[number].take().expect("each ends once");
+        // SAFETY: it has ended, and comes from the caller, who had the one handle.
+        match unsafe { greenlet.into_result() } {
+            Ok(value) => values[number] = Some(value),
+            Err(payload) => unwind::raise(payload),
+        }
+    }
+    values.into_iter().flatten().collect()
+}
+
+/// Waits for the next that is ready of those that `set` watches. `None`: the deadline has come.
+pub(crate) fn next_ready(
+    set: &WatchSet,
+    reason: Reason,
+    deadline: Nanos,
+) -> Result<Option<usize>, Unwinding> {
+    let hub = hub();
+    if let Some(number) = set.try_next() {
+        return Ok(Some(number));
+    }
+    loop {
+        hub.may_suspend(reason)?;
+        if let Some(number) = set.next(hub.waker()) {
+            return Ok(Some(number));
+        }
+        let wake = hub.park(reason, deadline)?;
+        if let Some(number) = set.try_next() {
+            return Ok(Some(number));
+        }
+        if wake == Wake::TimedOut {
+            return Ok(None);
+        }
     }
 }
 
@@ -502,15 +771,32 @@ pub fn joinall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) 
 ///
 /// As [`Greenlet::kill`].
 pub fn killall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) {
+    killall_until(greenlets, NEVER);
+}
+
+/// As [`killall`], but waits no longer than `duration`; whether all have ended. May switch.
+///
+/// # Panics
+///
+/// As [`Greenlet::kill`].
+pub fn killall_timeout<'a, T: 'a>(
+    greenlets: impl IntoIterator<Item = &'a Greenlet<T>>,
+    duration: Duration,
+) -> bool {
+    killall_until(greenlets, hub().deadline(duration))
+}
+
+fn killall_until<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>, deadline: Nanos) -> bool {
     let tasks: Vec<TaskRef> = greenlets.into_iter().map(|greenlet| greenlet.handle.task().clone()).collect();
     let others = || tasks.iter().filter(|task| !is_current(task));
     others().for_each(kill_nowait);
     for task in others() {
-        wait_for(task, NEVER);
+        wait_for(task, deadline);
     }
     if let Some(own) = tasks.iter().find(|task| is_current(task)) {
         kill(own);
     }
+    tasks.iter().all(|task| task.shared().ended.is_set())
 }
 
 fn is_current(task: &TaskRef) -> bool {
@@ -518,7 +804,7 @@ fn is_current(task: &TaskRef) -> bool {
 }
 
 /// `None`: this cannot wait now, since it unwinds, and the task has not ended.
-fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
+pub(crate) fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
     let shared = task.shared();
     if shared.ended.is_set() {
         return Some(Wake::Notified);
@@ -527,19 +813,27 @@ fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
     hub().wait_ended(&shared.ended, task.here().is_none(), reason, deadline).ok()
 }
 
-fn kill(task: &TaskRef) {
+pub(crate) fn kill(task: &TaskRef) {
+    kill_with(task, Box::new(GreenletExit), NEVER);
+}
+
+fn kill_with(task: &TaskRef, payload: Payload, deadline: Nanos) {
     // While it unwinds it cannot begin to unwind (that would abort): then the exit waits for its next wait.
     if is_current(task) && !std::thread::panicking() {
         unwind::require("kill()");
-        unwind::raise(Box::new(GreenletExit));
+        unwind::raise(payload);
     }
-    kill_nowait(task);
-    wait_for(task, NEVER);
+    interrupt(task, payload);
+    wait_for(task, deadline);
 }
 
-fn kill_nowait(task: &TaskRef) {
+pub(crate) fn kill_nowait(task: &TaskRef) {
+    interrupt(task, Box::new(GreenletExit));
+}
+
+fn interrupt(task: &TaskRef, payload: Payload) {
     unwind::require("kill()");
     if !task.shared().ended.is_set() {
-        task.interrupt(Box::new(GreenletExit));
+        task.interrupt(payload);
     }
 }

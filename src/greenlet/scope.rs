@@ -6,9 +6,9 @@ use std::marker::PhantomData;
 use std::panic::Location;
 use std::time::Duration;
 
-use super::{Greenlet, Handle, launch, wait_for};
+use super::{Greenlet, Handle, Start, launch, wait_for};
 use crate::coro::unwind::{self, AbortIfPanic, Payload};
-use crate::hub::{ScopeExpired, Unwinding, hub};
+use crate::hub::{Masked, ScopeExpired, Unwinding, hub};
 use crate::sys::clock::NEVER;
 use crate::task::{GreenletExit, NotSend, Origin, TaskRef};
 
@@ -142,7 +142,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         );
         // SAFETY: what `f` and its result borrow lives at least as long as the scope, which is left after all its
         // greenlets have ended (see `scope`); their handles cannot leave it ('scope). `unhandled` is in the scope.
-        let greenlet = unsafe { launch(origin, None, f, &raw const self.unhandled) };
+        let greenlet = unsafe { launch(origin, Start::Now, f, &raw const self.unhandled) };
         if self.ending.get() {
             greenlet.handle.task().interrupt(Box::new(GreenletExit));
         }
@@ -187,30 +187,6 @@ impl fmt::Debug for Scope<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let running = self.children.borrow().iter().filter(|child| !child.shared().ended.is_set()).count();
         f.debug_struct("Scope").field("running", &running).finish_non_exhaustive()
-    }
-}
-
-/// While it exists, the current task is neither killed nor timed out; both stay pending.
-struct Masked(TaskRef);
-
-impl Masked {
-    fn new() -> Self {
-        let hub = hub();
-        hub.begin_to_insist();
-        let task = hub.current().to_ref();
-        Masked::count(&task, 1);
-        Masked(task)
-    }
-
-    fn count(task: &TaskRef, change: i32) {
-        let task = task.here().expect("a greenlet stays on its thread");
-        task.local.masked.set(task.local.masked.get().wrapping_add_signed(change));
-    }
-}
-
-impl Drop for Masked {
-    fn drop(&mut self) {
-        Masked::count(&self.0, -1);
     }
 }
 

@@ -12,6 +12,15 @@ use crate::task::Reason;
 /// Operations on descriptors that did not have to wait, in a row, before others get their turn. As tokio's budget.
 const OPERATIONS_PER_TURN: u32 = 128;
 
+/// Whether a wait for a descriptor is a reason for the hub to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Waits {
+    /// While it lasts, there is no deadlock: the event may make somebody go on.
+    ForIt,
+    /// It does not count. gevent's `ref=False`.
+    InBackground,
+}
+
 impl Hub {
     /// Watches one direction of a descriptor until [`Hub::forget_fd`].
     pub(crate) fn register_fd(&self, fd: BorrowedFd<'_>, direction: Direction) -> io::Result<SlotId> {
@@ -56,6 +65,7 @@ impl Hub {
         direction: Direction,
         reason: Reason,
         deadline: Nanos,
+        waits: Waits,
     ) -> io::Result<Wake> {
         self.may_suspend(reason)?;
         self.unwaited.set(0);
@@ -63,7 +73,8 @@ impl Hub {
             poller.extend(id, fd, direction)?;
             poller.wait(id, direction, self.waker());
         }
-        let _waiting = FdWait { hub: self, id, direction, _outside: self.outside_wait() };
+        let outside = (waits == Waits::ForIt).then(|| self.outside_wait());
+        let _waiting = FdWait { hub: self, id, direction, _outside: outside };
         Ok(self.park(reason, deadline)?)
     }
 
@@ -72,7 +83,7 @@ impl Hub {
     pub(crate) fn close_fd(&self, id: SlotId, fd: BorrowedFd<'_>, still_open_elsewhere: bool) {
         if let Some(poller) = &mut *self.poller.borrow_mut() {
             if still_open_elsewhere {
-                poller.deregister(fd);
+                poller.deregister(id, fd);
             }
             poller.forget(id);
         }
@@ -97,7 +108,7 @@ struct FdWait<'a> {
     hub: &'a Hub,
     id: SlotId,
     direction: Direction,
-    _outside: OutsideWait<'a>,
+    _outside: Option<OutsideWait<'a>>,
 }
 
 impl Drop for FdWait<'_> {

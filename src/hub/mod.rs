@@ -13,6 +13,7 @@
 
 mod descriptors;
 pub(crate) mod inspect;
+mod masked;
 mod poller;
 mod report;
 mod run;
@@ -35,8 +36,10 @@ use crate::coro::trace::Inspection;
 use crate::coro::unwind::{self, Payload};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::{self};
-use crate::task::{Body, Ended, Home, Kind, Origin, Reason, State, Task, TaskRef, Waker};
+use crate::task::{Body, Ended, Home, Kind, Listener, Origin, Reason, State, Task, TaskRef, Waker};
 
+pub(crate) use self::descriptors::Waits;
+pub(crate) use self::masked::Masked;
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
 use self::run::{CHECKS_PER_TURN, RESUMES_PER_CHECK};
@@ -116,8 +119,10 @@ pub(crate) struct Hub {
     poller: RefCell<Option<Poller>>,
     /// Tasks that wait for a descriptor, for work given to another OS thread, or for a task of another hub.
     outside_waits: Cell<usize>,
-    /// How many operations on descriptors there were since one had to wait.
+    /// How many operations there were since one had to wait, of those that [`Hub::be_fair`] counts.
     unwaited: Cell<u32>,
+    /// For choices that are to favour nobody.
+    dice: Cell<u64>,
     /// First in the list of tasks that have not ended, newest first.
     live: Cell<Option<NonNull<Task>>>,
     pub(crate) live_count: Cell<usize>,
@@ -178,10 +183,19 @@ pub(crate) fn hub() -> &'static Hub {
 }
 
 /// The hub of this thread, if there is one.
+#[inline]
 pub(crate) fn existing() -> Option<&'static Hub> {
     let hub = HUB.get();
     // SAFETY: as in `hub`.
     (!hub.is_null()).then(|| unsafe { &*hub })
+}
+
+/// Lets the other greenlets of this thread have a turn, if the current one has gone on for long without having to wait. May switch.
+#[inline]
+pub(crate) fn be_fair() {
+    if let Some(hub) = existing() {
+        hub.be_fair();
+    }
 }
 
 #[cold]
@@ -220,6 +234,7 @@ fn create() -> &'static Hub {
         poller: RefCell::default(),
         outside_waits: Cell::new(0),
         unwaited: Cell::new(0),
+        dice: Cell::new(home.incarnation()),
         live: Cell::new(None),
         live_count: Cell::new(0),
         next_id: Cell::new(0),
@@ -325,6 +340,16 @@ impl Hub {
         id
     }
 
+    /// A number below `bound`, as by a die; 0 if there is none.
+    pub(crate) fn any_below(&self, bound: usize) -> usize {
+        // splitmix64.
+        let seed = self.dice.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.dice.set(seed);
+        let mut mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) as usize).checked_rem(bound).unwrap_or(0)
+    }
+
     /// The time, freshly read: a sleep after a long computation must not be shortened by it.
     pub(crate) fn read_clock(&self) -> Nanos {
         let now = self.virtual_now.get().unwrap_or_else(clock::now);
@@ -337,9 +362,13 @@ impl Hub {
         clock::after(self.read_clock(), duration)
     }
 
-    /// Has an unstarted task made ready at `deadline`.
-    pub(crate) fn start_at(&self, task: &Task, deadline: Nanos) {
-        self.timers.borrow_mut().arm(task, deadline);
+    /// Has a task that was not started made ready: now, or at that time.
+    pub(crate) fn start_at(&self, task: &Task, at: Option<Nanos>) {
+        match at {
+            _ if !task.is_to_be_started() => {}
+            None => task.make_ready(),
+            Some(deadline) => self.timers.borrow_mut().arm(task, deadline),
+        }
     }
 
     /// Counts a wait whose end comes from outside of this hub, until the guard is dropped: meanwhile there is no deadlock.
@@ -363,7 +392,7 @@ impl Hub {
         let _outside = elsewhere.then(|| self.outside_wait());
         while !ended.is_set() {
             let waker = self.waker();
-            if !ended.add(waker.clone()) {
+            if ended.add(Listener::Task(waker.clone())).is_err() {
                 break;
             }
             let _listed = Listed { ended, waker };
@@ -482,7 +511,7 @@ struct Listed<'a> {
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
         if !self.ended.is_set() {
-            self.ended.remove(&self.waker);
+            self.ended.remove(|listener| matches!(listener, Listener::Task(waker) if waker.is(&self.waker)));
         }
     }
 }

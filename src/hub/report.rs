@@ -45,7 +45,11 @@ pub(super) fn who_runs(tell: &mut dyn FnMut(&Running<'_>)) {
 impl Hub {
     /// Whether a wake could come from a thread that we know nothing of: there is one, and there is a handle that it could hold.
     pub(super) fn another_thread_may_wake_us(&self) -> bool {
-        let reachable = |task: &Task| task.shared.handles.load(super::Ordering::Acquire) > 0;
+        let reachable = |task: &Task| {
+            task.shared.handles.load(super::Ordering::Acquire) > 0
+                || (matches!(task.local.state.get(), State::Parked | State::Running)
+                    && task.local.reason.get().is_shared())
+        };
         let main_waits_for_anyone = on_main(self, reachable);
         if !main_waits_for_anyone && !self.living().iter().any(|task| task.here().is_some_and(reachable)) {
             return false;

@@ -117,7 +117,7 @@ impl Hub {
     /// Looks at I/O: without waiting if something is ready, else until the next deadline.
     pub(super) fn wait_for_events(&self) -> Result<(), Deadlock> {
         if !self.home.ready().is_empty() || self.home.has_mail() {
-            if self.poller.borrow().as_ref().is_some_and(Poller::has_sources) {
+            if self.has_sources() {
                 self.poll(Some(Duration::ZERO));
             }
             self.tidy_up_a_little();
@@ -129,11 +129,16 @@ impl Hub {
             None if self.another_thread_may_wake_us() => Some(LONELY_CHECK),
             // Whoever could have woken us may have done so just now, and gone.
             None if self.home.has_mail() => return Ok(()),
+            // A signal that has come already is still to be handled, though nobody may wait for the next one.
+            None if self.has_sources() => {
+                self.poll(Some(Duration::ZERO));
+                return if self.home.ready().is_empty() { Err(Deadlock) } else { Ok(()) };
+            }
             None => return Err(Deadlock),
         };
         if timeout == Some(Duration::ZERO) {
             // A deadline has passed. Yet I/O has its turn, or short sleeps would starve it.
-            if self.poller.borrow().as_ref().is_some_and(Poller::has_sources) {
+            if self.has_sources() {
                 self.poll(timeout);
             }
             return Ok(());
@@ -165,9 +170,23 @@ impl Hub {
         }
     }
 
+    fn has_sources(&self) -> bool {
+        self.poller.borrow().as_ref().is_some_and(Poller::has_sources)
+    }
+
     pub(super) fn poll(&self, timeout: Option<Duration>) {
         if let Err(error) = self.poller().poll(timeout) {
             sys::abort(&format!("waiting for events failed: {error}"));
+        }
+    }
+
+    /// Waits for a message from another thread, and for nothing else.
+    pub(super) fn sleep_until_mail(&self) {
+        // First, for who finds the hub asleep must find the alarm set.
+        drop(self.poller());
+        if self.home.fall_asleep() {
+            self.poll(None);
+            self.home.wake_up();
         }
     }
 
@@ -206,6 +225,7 @@ impl Hub {
                 Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
                 Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
                 Message::Unpark(task) => on(&task, Task::unpark),
+                Message::Start(task, at) => on(&task, |task| self.start_at(task, at)),
                 Message::Unreferenced(task) => task.unreferenced(),
                 Message::Call(letter) => letter.open(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
@@ -260,7 +280,10 @@ impl Hub {
                         Box::new(text)
                     }
                 };
-                self.in_loop(|| task.run_body(Err(end)));
+                self.in_loop(|| {
+                    task.run_body(Err(end));
+                    task.drop_locals();
+                });
                 Turn::Finished
             }
         }
@@ -291,7 +314,7 @@ impl Hub {
             self.timers.borrow_mut().forget(task);
         }
         self.unlink(task);
-        task.shared.ended.set();
+        task.shared.ended.set_by(|tell| self.in_loop(tell));
         if task.shared.kind == Kind::Coroutine {
             task.settle_parent();
         }
@@ -316,6 +339,7 @@ fn run_task(ptr: NonNull<Task>, suspender: &Suspender) {
     let start = task.take_interrupt().map_or(Ok(()), |interrupt| Err(interrupt.into_payload()));
     let guard = AbortIfPanic("a panic reached the root of a greenlet's stack");
     task.run_body(start);
+    task.drop_locals();
     std::mem::forget(guard);
     // Before the last switch: see `Hub::suspend`.
     task.local.state.set(State::Dead);

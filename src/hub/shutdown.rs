@@ -33,6 +33,7 @@ impl Hub {
         // From here on this function is the loop.
         self.current().local.state.set(State::Parked);
         self.special.set(true);
+        self.current().drop_locals();
         // Oldest first, as they were spawned. Destructors may spawn more, and a task may catch the exit: so again,
         // until nobody is left or it is enough.
         let rounds = if unwind::is_possible() { PATIENCE } else { 0 };
@@ -41,11 +42,13 @@ impl Hub {
             for task in living.iter().rev().filter_map(|task| task.here()) {
                 task.interrupt(Box::new(GreenletExit));
             }
-            let mut next = None;
-            while let Some(task) = next.take().or_else(|| self.home.ready().pop_front()) {
-                if task != self.main_ptr {
-                    next = self.resume(task);
-                }
+            self.run_while_closing();
+            // Who waits for another thread now is masked, since all others were refused: what it has lent to that thread must be back
+            // before its frame can go.
+            while self.outside_waits.get() > 0 {
+                self.sleep_until_mail();
+                self.read_mail();
+                self.run_while_closing();
             }
             if self.live.get().is_none() {
                 break;
@@ -64,6 +67,15 @@ impl Hub {
         }
         self.home.move_out();
         true
+    }
+
+    fn run_while_closing(&self) {
+        let mut next = None;
+        while let Some(task) = next.take().or_else(|| self.home.ready().pop_front()) {
+            if task != self.main_ptr {
+                next = self.resume(task);
+            }
+        }
     }
 
     /// A task wants to wait while its hub closes: it is to unwind, or to stop for good. A masked one may wait for

@@ -6,7 +6,7 @@ use super::{Deadlock, Hub, ScopeExpired, Unwinding, Wake};
 use crate::coro::trace::Inspection;
 use crate::coro::unwind;
 use crate::sys::clock::{NEVER, Nanos};
-use crate::task::{GreenletExit, Interrupt, Reason, State, Task, TaskRef, Waker};
+use crate::task::{GreenletExit, Interrupt, Reason, Scope, State, Task, TaskRef, Waker};
 
 impl Hub {
     /// The task that is running.
@@ -83,6 +83,13 @@ impl Hub {
     #[inline]
     pub(crate) fn waker(&self) -> Waker {
         Waker::new(self.current())
+    }
+
+    /// What the wakers made so far for the current task do, is not for its next park.
+    pub(crate) fn disregard_wakes(&self) {
+        let local = &self.current().local;
+        local.notified.set(false);
+        local.epoch.set(local.epoch.get().wrapping_add(1));
     }
 
     /// Waits for a wake, until `deadline` at most. May switch to other tasks.
@@ -233,7 +240,7 @@ impl Hub {
     /// ([`Hub::unwind_now`]), and which goes on first. See `greenlet::scope`.
     #[inline(always)]
     pub(crate) fn may_suspend(&self, reason: Reason) -> Result<&Task, Unwinding> {
-        if std::thread::panicking() && self.current().local.masked.get() == 0 {
+        if self.is_unwinding() {
             return Err(Unwinding);
         }
         if self.no_waiting.get() {
@@ -245,6 +252,19 @@ impl Hub {
     /// Whether a wait would be a wait, and neither refused nor a panic.
     pub(crate) fn may_wait_now(&self) -> bool {
         !self.no_waiting.get() && !std::thread::panicking()
+    }
+
+    /// Whether the current task unwinds: then [`Hub::may_suspend`] gives the error.
+    #[inline(always)]
+    pub(crate) fn is_unwinding(&self) -> bool {
+        std::thread::panicking() && self.current().local.masked.get() == 0
+    }
+
+    /// Whether nothing may wait: then [`Hub::may_suspend`] unwinds, or stops the current task for good. (Only one that is masked gets
+    /// through.) Who holds a lock has to ask this first.
+    #[inline]
+    pub(crate) fn refuses_to_suspend(&self) -> bool {
+        self.no_waiting.get()
     }
 
     #[cold]
@@ -264,7 +284,7 @@ impl Hub {
             return NEVER;
         }
         // SAFETY: scopes live on the stack of the task, which takes them out of the list before they go.
-        unsafe { (*scope).nearest }
+        unsafe { (*scope).nearest.get() }
     }
 
     #[cold]
@@ -278,18 +298,19 @@ impl Hub {
     /// Unwinds up to the timeout scope that ran out first (the outer one of two with the same deadline).
     #[cold]
     pub(super) fn raise_expired_scope(&self, task: &Task) -> ! {
-        let mut scope = task.local.scopes.get();
-        let mut first: Option<(Nanos, u64)> = None;
-        while !scope.is_null() {
-            // SAFETY: as in `nearest_scope`.
-            let this = unsafe { &*scope };
-            if first.is_none_or(|(deadline, _)| this.deadline <= deadline) {
-                first = Some((this.deadline, this.id));
+        let mut first: Option<&Scope> = None;
+        for scope in task.scopes() {
+            if first.is_none_or(|first| scope.deadline.get() <= first.deadline.get()) {
+                first = Some(scope);
             }
-            scope = this.outer;
         }
-        let (_, id) = first.expect("a scope has run out, so there is one");
-        unwind::raise(Box::new(ScopeExpired { id }))
+        let scope = first.expect("a scope has run out, so there is one");
+        scope.fired.set(true);
+        if scope.once {
+            scope.deadline.set(NEVER);
+            task.renew_nearest();
+        }
+        unwind::raise(Box::new(ScopeExpired { id: scope.id }))
     }
 
     /// The thread's own task waits for what can never come.

@@ -56,7 +56,7 @@ impl ToSocketAddrs for (&str, u16) {
     type Iter = vec::IntoIter<SocketAddr>;
 
     fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
-        dns::resolve(self.0, self.1).map(Vec::into_iter)
+        dns::resolve_port(self.0, self.1).map(Vec::into_iter)
     }
 }
 
@@ -80,7 +80,10 @@ impl ToSocketAddrs for str {
         };
         let (host, port) = self.rsplit_once(':').ok_or_else(|| wrong("there is no port, as in `host:80`"))?;
         let port = port.parse().map_err(|_| wrong("the port is no number below 65536"))?;
-        dns::resolve(host, port).map(Vec::into_iter)
+        // An IPv6 address with the name of an interface, which the standard library does not read.
+        let inner =
+            host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).filter(|host| host.contains('%'));
+        dns::resolve_port(inner.unwrap_or(host), port).map(Vec::into_iter)
     }
 }
 

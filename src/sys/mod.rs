@@ -7,7 +7,11 @@
 
 pub(crate) mod clock;
 pub(crate) mod fd;
+pub(crate) mod lock;
 pub(crate) mod mem;
+pub(crate) mod names;
+pub(crate) mod process;
+pub(crate) mod signal;
 
 use std::io;
 use std::os::fd::AsRawFd;

@@ -26,6 +26,7 @@ use super::cells::{self, Cells};
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
 use crate::sys;
+use crate::sys::clock::Nanos;
 
 thread_local! {
     static HERE: Cell<Option<&'static Home>> = const { Cell::new(None) };
@@ -46,6 +47,8 @@ pub(crate) enum Message {
     Interrupt(TaskRef, Payload),
     /// `Handle::unpark`.
     Unpark(TaskRef),
+    /// Start it, if it has not been started: now, or at that time.
+    Start(TaskRef, Option<Nanos>),
     /// Its last handle was dropped over there.
     Unreferenced(TaskRef),
     /// A socket that was registered here was closed over there.
@@ -87,6 +90,8 @@ pub(crate) struct Home {
     looks: AtomicU64,
     /// The OS thread, while it may get signals of ours; else 0. Changed under the inbox's lock.
     thread: AtomicUsize,
+    /// Its process: in a forked child, the threads of all other homes are not there.
+    process: AtomicU32,
     /// Which hub lives here; 0: none.
     incarnation: AtomicU64,
     inbox: Mutex<Vec<Message>>,
@@ -121,6 +126,7 @@ impl Home {
                 countdown: AtomicU32::new(0),
                 looks: AtomicU64::new(0),
                 thread: AtomicUsize::new(0),
+                process: AtomicU32::new(0),
                 incarnation: AtomicU64::new(0),
                 inbox: Mutex::default(),
                 pending: AtomicBool::new(false),
@@ -137,6 +143,7 @@ impl Home {
             None => format!("{:?}", thread.id()),
         };
         home.incarnation.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
+        home.process.store(std::process::id(), Ordering::Release);
         home.thread.store(sys::this_thread(), Ordering::Release);
         HERE.set(Some(home));
         home
@@ -190,11 +197,13 @@ impl Home {
         self.thread.store(0, Ordering::Release);
     }
 
-    /// The homes of all hubs that there are now, the oldest hub first.
+    /// The homes of all hubs that there are now, the oldest hub first. In a forked child: of those that were made there.
     pub(crate) fn all() -> Vec<(&'static Home, u64)> {
+        let process = std::process::id();
         let all = lock(&ALL_HOMES);
+        let here = all.iter().filter(|home| home.process.load(Ordering::Acquire) == process);
         let mut inhabited: Vec<_> =
-            all.iter().map(|&home| (home, home.incarnation())).filter(|&(_, hub)| hub != 0).collect();
+            here.map(|&home| (home, home.incarnation())).filter(|&(_, hub)| hub != 0).collect();
         inhabited.sort_unstable_by_key(|&(_, incarnation)| incarnation);
         inhabited
     }
@@ -422,9 +431,18 @@ impl Drop for Observer {
     }
 }
 
-/// Says how many OS threads of ours have nothing to do.
-pub(crate) fn set_idle_workers(count: usize) {
-    IDLE_WORKERS.store(count, Ordering::SeqCst);
+/// Of some OS threads of ours, so many have nothing to do now, and so many had before.
+pub(crate) fn change_idle_workers(before: usize, now: usize) {
+    // Each side undoes only what it did before, so the sum does not fall below zero, in whichever order.
+    if before != now {
+        IDLE_WORKERS.fetch_add(now.wrapping_sub(before), Ordering::SeqCst);
+    }
+}
+
+/// In a forked child: none of them is here.
+pub(crate) fn forget_idle_workers() {
+    IDLE_WORKERS.store(0, Ordering::SeqCst);
+    OBSERVERS.store(0, Ordering::SeqCst);
 }
 
 #[inline(always)]

@@ -19,7 +19,9 @@
 
 mod cells;
 mod home;
+mod locals;
 mod waker;
+mod watch;
 
 use std::alloc::Layout;
 use std::any::TypeId;
@@ -34,8 +36,12 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Letter, Message, Observer, here, idle_workers, set_idle_workers};
-pub(crate) use self::waker::{Ended, Waker};
+pub(crate) use self::home::{
+    Home, Letter, Message, Observer, change_idle_workers, forget_idle_workers, here, idle_workers,
+};
+pub(crate) use self::locals::{Inherit, LocalValue, Locals};
+pub(crate) use self::waker::{Call, Ended, Listener, Waker, Wakeup};
+pub(crate) use self::watch::{WatchSet, Watcher};
 
 /// What a greenlet that is killed unwinds with, and what its `join` then gives as the error.
 ///
@@ -94,14 +100,32 @@ impl Reason {
     pub(crate) const fn of(text: &'static str, object: u64) -> Self {
         Reason { text, object }
     }
+
+    /// For an object that any thread may have, so that any thread may end the wait.
+    pub(crate) fn shared<T: ?Sized>(text: &'static str, object: &T) -> Self {
+        Reason { text, object: ptr::from_ref(object).addr() as u64 | SHARED }
+    }
+
+    /// For a wait on several such objects.
+    pub(crate) const fn shared_by_many(text: &'static str) -> Self {
+        Reason { text, object: SHARED }
+    }
+
+    /// Whether a thread that we know nothing of may end the wait.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.object != NO_OBJECT && self.object & SHARED != 0
+    }
 }
 
 const NO_OBJECT: u64 = u64::MAX;
+/// The object is an address. Those of user space end below this bit, as do numbers of all kinds.
+const SHARED: u64 = 1 << 63;
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.object {
-            NO_OBJECT => f.write_str(self.text),
+            NO_OBJECT | SHARED => f.write_str(self.text),
+            object if self.is_shared() => write!(f, "{} at {:#x}", self.text, object & !SHARED),
             object => write!(f, "{} {object}", self.text),
         }
     }
@@ -152,15 +176,32 @@ impl Interrupt {
     }
 }
 
-/// A timeout scope, on the stack of the task that it limits.
+/// A limit on how long a task may take: on its stack, or owned by it in another way.
 #[derive(Debug)]
 pub(crate) struct Scope {
     /// Unique: by it a scope knows the unwinding that it caused.
     pub(crate) id: u64,
-    pub(crate) deadline: Nanos,
+    pub(crate) deadline: Cell<Nanos>,
+    /// Unwinds once, and is no limit any more then.
+    pub(crate) once: bool,
+    /// It has unwound.
+    pub(crate) fired: Cell<bool>,
     /// The earliest deadline from here outwards: what a park has to look at.
-    pub(crate) nearest: Nanos,
-    pub(crate) outer: *const Scope,
+    pub(crate) nearest: Cell<Nanos>,
+    pub(crate) outer: Cell<*const Scope>,
+}
+
+impl Scope {
+    pub(crate) fn new(id: u64, deadline: Nanos, once: bool) -> Self {
+        Scope {
+            id,
+            deadline: Cell::new(deadline),
+            once,
+            fired: Cell::new(false),
+            nearest: Cell::new(NEVER),
+            outer: Cell::new(ptr::null()),
+        }
+    }
 }
 
 /// A place for a message: a `Cell<Option<M>>` on the stack of the task that waits for it, or in the body of one that has not
@@ -286,6 +327,7 @@ pub(crate) struct Local {
     pub(crate) stack_used: Cell<usize>,
     /// Neighbours in the hub's list of live tasks.
     pub(crate) live: (Link, Link),
+    pub(crate) locals: Cell<Option<Box<Locals>>>,
 }
 
 /// How the typed part of a task is reached through an untyped pointer.
@@ -388,6 +430,11 @@ impl Task {
         }
     }
 
+    /// Whether the task is unstarted, and has no time to start at either.
+    pub(crate) fn is_to_be_started(&self) -> bool {
+        self.local.state.get() == State::Unstarted && self.local.deadline.get() == NEVER
+    }
+
     /// Makes the task's present `park_thread`-style wait, or the next one, return.
     pub(crate) fn unpark(&self) {
         if self.local.state.get() == State::Dead {
@@ -396,6 +443,57 @@ impl Task {
         self.local.unpark_token.set(true);
         if self.local.state.get() == State::Parked && self.local.reason.get().text == PARKED.text {
             self.make_ready();
+        }
+    }
+
+    /// Limits this task by `scope`, from now on.
+    ///
+    /// # Safety
+    ///
+    /// The scope must stay where it is until [`Task::leave_scope`], and this must be called as long as the task lives.
+    #[inline]
+    pub(crate) unsafe fn enter_scope(&self, scope: &Scope) {
+        let outer = self.local.scopes.get();
+        // SAFETY: the scopes in the list are alive: the promise of those who entered them.
+        let nearest = if outer.is_null() { NEVER } else { unsafe { (*outer).nearest.get() } };
+        scope.outer.set(outer);
+        scope.nearest.set(nearest.min(scope.deadline.get()));
+        self.local.scopes.set(scope);
+    }
+
+    /// Undoes [`Task::enter_scope`].
+    #[inline]
+    pub(crate) fn leave_scope(&self, scope: &Scope) {
+        if ptr::eq(self.local.scopes.get(), scope) {
+            return self.local.scopes.set(scope.outer.get());
+        }
+        for inner in self.scopes() {
+            if ptr::eq(inner.outer.get(), scope) {
+                inner.outer.set(scope.outer.get());
+                break;
+            }
+        }
+        self.renew_nearest();
+    }
+
+    /// The scopes that the task is in, innermost first.
+    pub(crate) fn scopes(&self) -> impl Iterator<Item = &Scope> {
+        let mut next = self.local.scopes.get();
+        std::iter::from_fn(move || {
+            // SAFETY: the scopes in the list are alive: the promise of those who entered them.
+            let scope = unsafe { next.as_ref() }?;
+            next = scope.outer.get();
+            Some(scope)
+        })
+    }
+
+    /// To be called when the deadline of a scope that the task is in has changed.
+    pub(crate) fn renew_nearest(&self) {
+        let scopes: Vec<_> = self.scopes().collect();
+        let mut nearest = NEVER;
+        for scope in scopes.into_iter().rev() {
+            nearest = nearest.min(scope.deadline.get());
+            scope.nearest.set(nearest);
         }
     }
 
@@ -520,6 +618,7 @@ impl TaskRef {
                 stack_size: origin.stack_size,
                 stack_used: Cell::new(0),
                 live: (Cell::new(None), Cell::new(None)),
+                locals: Cell::new(None),
             });
             (&raw mut (*cell).task.shared).write(Shared {
                 refs: AtomicUsize::new(1 + handles),
@@ -671,6 +770,15 @@ impl TaskRef {
         match self.here() {
             Some(task) => task.interrupt(payload),
             None => self.post(|task| Message::Interrupt(task, payload)),
+        }
+    }
+
+    /// Starts a task that has not been started, from any thread.
+    pub(crate) fn start(&self) {
+        match self.here() {
+            Some(task) if task.is_to_be_started() => task.make_ready(),
+            Some(_) => {}
+            None => self.post(|task| Message::Start(task, None)),
         }
     }
 

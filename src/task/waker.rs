@@ -1,10 +1,14 @@
 //! Waking a parked task, exactly once, from any thread; and the list of those who wait for a task's end.
 
-use std::sync::Mutex;
+use std::collections::VecDeque;
+use std::fmt;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::home::lock;
-use super::{Message, Task, TaskRef};
+use super::home::here;
+use super::{Message, Task, TaskHandle, TaskRef, Watcher};
+use crate::coro::unwind;
+use crate::sys::lock::Lock;
 
 /// Ends one particular park of one task: the first wake counts, later ones and those for a park that has
 /// ended for another reason do nothing. A wake before the park is kept.
@@ -30,8 +34,97 @@ impl Waker {
         }
     }
 
-    fn is(&self, other: &Waker) -> bool {
+    /// Whether both end the same park.
+    pub(crate) fn is(&self, other: &Waker) -> bool {
         self.epoch == other.epoch && self.task.0 == other.task.0
+    }
+}
+
+/// A wake that is due, of a task that somebody found in a list: to be called when the lock of the list is free again.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Wakeup(Target);
+
+#[derive(Debug)]
+enum Target {
+    /// Of this thread.
+    Here(NonNull<Task>, u32),
+    There(Waker),
+}
+
+impl Wakeup {
+    /// For the park of `task` that `epoch` counts. `None`: the task is over.
+    ///
+    /// # Safety
+    ///
+    /// `task` must be alive, and if it is of this thread, it must stay so until it has run again.
+    #[inline]
+    pub(crate) unsafe fn new(task: NonNull<Task>, epoch: u32) -> Option<Wakeup> {
+        // SAFETY: alive, says the caller; and `Shared` may be looked at from any thread.
+        let shared = unsafe { &(*task.as_ptr()).shared };
+        if shared.ended.is_set() {
+            return None;
+        }
+        if here().is_some_and(|home| ptr::eq(home, shared.home) && home.incarnation() == shared.incarnation) {
+            return Some(Wakeup(Target::Here(task, epoch)));
+        }
+        shared.retain();
+        // SAFETY: the reference just counted.
+        let task = unsafe { TaskRef::from_counted(task) };
+        Some(Wakeup(Target::There(Waker { task, epoch })))
+    }
+
+    #[inline]
+    pub(crate) fn wake(self) {
+        match self.0 {
+            // SAFETY: the promise of `new`: it has not run again, for this thread has been here all the time (a Wakeup is not Send).
+            Target::Here(task, epoch) => unsafe { task.as_ref() }.wake(epoch),
+            Target::There(waker) => waker.wake(),
+        }
+    }
+}
+
+/// Who is told that something has ended.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Task(Waker),
+    Watcher(Watcher),
+    /// A task of somebody else's executor.
+    Foreign(std::task::Waker),
+    /// A task that is started then.
+    Start(TaskHandle),
+    /// A function that the hub calls then, and its number.
+    Call(u64, Call),
+}
+
+/// What a [`Listener::Call`] calls.
+pub(crate) struct Call(pub(crate) Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Call(..)")
+    }
+}
+
+impl Listener {
+    fn tell(self) {
+        match self {
+            Listener::Task(waker) => waker.wake(),
+            Listener::Watcher(watcher) => watcher.notify(),
+            Listener::Start(task) => task.task().start(),
+            // The hub is no place to unwind, and the others have to be told, too. The panic itself has been reported by the panic hook.
+            Listener::Foreign(waker) => drop(unwind::catch(|| waker.wake())),
+            Listener::Call(_, call) => drop(unwind::catch(call.0)),
+        }
+    }
+
+    /// Whether it has that number: of its task, or its own.
+    pub(crate) fn is_number(&self, number: u64) -> bool {
+        match self {
+            Listener::Start(task) => task.task().shared().id == number,
+            Listener::Call(own, _) => *own == number,
+            _ => false,
+        }
     }
 }
 
@@ -39,7 +132,7 @@ impl Waker {
 #[derive(Debug)]
 pub(crate) struct Ended {
     state: AtomicU8,
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Lock<VecDeque<Listener>>,
 }
 
 const GOING_ON: u8 = 0;
@@ -49,7 +142,7 @@ const ENDED: u8 = 2;
 
 impl Ended {
     pub(crate) const fn new() -> Self {
-        Ended { state: AtomicU8::new(GOING_ON), waiting: Mutex::new(Vec::new()) }
+        Ended { state: AtomicU8::new(GOING_ON), waiting: Lock::new(VecDeque::new()) }
     }
 
     #[inline]
@@ -57,29 +150,52 @@ impl Ended {
         self.state.load(Ordering::Acquire) == ENDED
     }
 
-    /// It has ended: wakes all who wait, in the order in which they came.
-    #[inline]
+    /// It has ended: tells all who wait, in the order in which they came.
     pub(crate) fn set(&self) {
+        self.set_by(|tell| tell());
+    }
+
+    /// As [`Ended::set`]. `context` calls what it is given: some are told by a function of the user's.
+    #[inline]
+    pub(crate) fn set_by(&self, context: impl FnOnce(&dyn Fn())) {
         if self.state.swap(ENDED, Ordering::AcqRel) == AWAITED {
-            let waiting = std::mem::take(&mut *lock(&self.waiting));
-            waiting.iter().for_each(Waker::wake);
+            context(&|| self.tell_all());
         }
     }
 
-    /// Has `waker` woken at the end. `false`: it has ended already.
-    pub(crate) fn add(&self, waker: Waker) -> bool {
-        let mut waiting = lock(&self.waiting);
-        // Under the lock: `set` either sees AWAITED and finds the waker when it gets the lock, or came first.
+    #[cold]
+    fn tell_all(&self) {
+        let next = || {
+            let mut waiting = self.waiting.lock();
+            let listener = waiting.pop_front();
+            if listener.is_none() {
+                // Nobody can be added any more.
+                *waiting = VecDeque::new();
+            }
+            listener
+        };
+        // One by one: who is told may take back one that comes later.
+        while let Some(listener) = next() {
+            listener.tell();
+        }
+    }
+
+    /// Has `listener` told at the end. `Err`: it has ended already.
+    pub(crate) fn add(&self, listener: Listener) -> Result<(), Listener> {
+        let mut waiting = self.waiting.lock();
+        // Under the lock: `set` either sees AWAITED and finds the listener when it gets the lock, or came first.
         let before = self.state.compare_exchange(GOING_ON, AWAITED, Ordering::AcqRel, Ordering::Acquire);
         if before == Err(ENDED) {
-            return false;
+            return Err(listener);
         }
-        waiting.push(waker);
-        true
+        waiting.push_back(listener);
+        Ok(())
     }
 
-    /// Undoes [`Ended::add`].
-    pub(crate) fn remove(&self, waker: &Waker) {
-        lock(&self.waiting).retain(|other| !other.is(waker));
+    /// Undoes [`Ended::add`], for one that `which` finds.
+    pub(crate) fn remove(&self, which: impl Fn(&Listener) -> bool) -> Option<Listener> {
+        let mut waiting = self.waiting.lock();
+        let place = waiting.iter().position(which)?;
+        waiting.remove(place)
     }
 }

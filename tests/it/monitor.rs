@@ -2,7 +2,7 @@
 
 use std::hint;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use switchgrass::testing::Looks;
@@ -20,21 +20,22 @@ fn spin_until(done: &AtomicBool) {
 /// Counted within [`spin_until`].
 static SPINS: AtomicUsize = AtomicUsize::new(0);
 
-/// Looks several times from another OS thread, while this one runs `meanwhile` until it is told that it is over.
+/// Looks several times from another OS thread, while `meanwhile` runs here until it is told that it is over. The first look is when somebody has come to
+/// [`spin_until`].
 fn looks_while(meanwhile: impl FnOnce(&AtomicBool)) -> Vec<monitor::Report> {
     let over = Arc::new(AtomicBool::new(false));
-    let begin = Arc::new(Barrier::new(2));
     let looker = thread::spawn({
-        let (over, begin) = (Arc::clone(&over), Arc::clone(&begin));
+        let over = Arc::clone(&over);
         move || {
-            begin.wait();
+            while SPINS.load(Ordering::Acquire) == 0 {
+                hint::spin_loop();
+            }
             let mut looks = Looks::new();
             let reports = (0..5).flat_map(|_| looks.look()).collect();
             over.store(true, Ordering::Release);
             reports
         }
     });
-    begin.wait();
     meanwhile(&over);
     looker.join().unwrap()
 }
@@ -133,11 +134,7 @@ fn a_main_context_that_holds_up_nobody_is_not_reported() {
 fn a_main_context_that_holds_up_a_greenlet_is_reported() {
     in_child("monitor::a_main_context_that_holds_up_a_greenlet_is_reported", || {
         let _held_up = spawn(park);
-        let reports = looks_while(|over| {
-            // Not yet within the function that the backtrace is to name.
-            SPINS.store(1, Ordering::Release);
-            spin_until(over);
-        });
+        let reports = looks_while(spin_until);
         assert!(!reports.is_empty());
         assert_eq!(reports[0].id(), current().id());
         assert_eq!(reports[0].spawned_at(), None);

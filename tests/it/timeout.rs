@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use switchgrass::{
-    Elapsed, current, joinall, park, park_timeout, sleep, spawn, spawn_later, timeout, yield_now,
+    Elapsed, Timeout, current, joinall, park, park_timeout, sleep, spawn, spawn_later, testing, timeout,
+    yield_now,
 };
 
 use crate::util::{Clock, HOUR, Log, OnDrop, catch, is_exit, secs, text, time_limit};
@@ -280,4 +281,82 @@ fn elapsed_becomes_an_io_error_of_its_kind() {
     let error = std::io::Error::from(Elapsed);
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     assert_eq!(Elapsed.to_string(), "the time allowed has elapsed");
+}
+
+// ---- The object.
+
+#[test]
+fn a_timeout_object_unwinds_once_and_knows_its_own() {
+    testing::virtual_clock();
+    let mut outer = Timeout::start_new(secs(2));
+    let mut inner = Timeout::new(secs(1));
+    assert!(!inner.is_pending());
+    inner.start();
+    let payload = catch(|| sleep(secs(60))).unwrap_err();
+    assert!(inner.is_cause_of(&*payload) && !outer.is_cause_of(&*payload));
+    assert!(inner.has_fired() && !inner.is_pending() && outer.is_pending());
+    let payload = catch(|| sleep(secs(60))).unwrap_err();
+    assert!(outer.is_cause_of(&*payload));
+    let before = testing::now();
+    sleep(secs(60));
+    assert_eq!(testing::now() - before, secs(60), "neither is a limit any more");
+    inner.start();
+    assert!(inner.is_pending());
+    inner.cancel();
+    outer.cancel();
+    sleep(secs(60));
+}
+
+#[test]
+fn a_timeout_object_that_is_dropped_or_cancelled_does_not_fire() {
+    testing::virtual_clock();
+    drop(Timeout::start_new(secs(1)));
+    let mut cancelled = Timeout::start_new(secs(1));
+    cancelled.cancel();
+    sleep(secs(5));
+    assert!(!cancelled.has_fired());
+}
+
+#[test]
+fn timeout_objects_and_scopes_may_be_left_in_any_order() {
+    testing::virtual_clock();
+    let mut outlives = None;
+    let inner = timeout(secs(5), || {
+        outlives = Some(Timeout::start_new(secs(3)));
+        sleep(secs(1));
+    });
+    assert_eq!(inner, Ok(()));
+    let earlier = Timeout::start_new(secs(60));
+    let later = Timeout::start_new(secs(50));
+    drop(earlier);
+    let payload = catch(|| sleep(secs(100))).unwrap_err();
+    assert!(outlives.as_ref().unwrap().is_cause_of(&*payload));
+    drop(outlives);
+    let payload = catch(|| sleep(secs(100))).unwrap_err();
+    assert!(later.is_cause_of(&*payload));
+    // A forgotten one keeps its box, and goes on to limit.
+    std::mem::forget(Timeout::start_new(secs(1)));
+    assert!(catch(|| sleep(secs(100))).is_err());
+}
+
+#[test]
+fn a_timeout_object_limits_the_greenlet_that_started_it() {
+    testing::virtual_clock();
+    let limited = spawn(|| {
+        let mut timeout = Timeout::start_new(secs(1));
+        let other = spawn(|| sleep(secs(5)));
+        let payload = catch(|| sleep(secs(60))).unwrap_err();
+        assert!(timeout.is_cause_of(&*payload));
+        timeout.cancel();
+        other.join().unwrap();
+    });
+    sleep(secs(10));
+    limited.join().unwrap();
+
+    let uncaught = spawn(|| {
+        let _timeout = Timeout::start_new(secs(1));
+        sleep(secs(60));
+    });
+    joinall([&uncaught]);
+    assert_eq!(uncaught.exit_reason().unwrap().to_string(), "panicked: a Timeout that nobody caught");
 }

@@ -1,14 +1,16 @@
 //! A descriptor whose operations wait: for its greenlet, not for its thread.
 //!
-//! All sockets are an [`Io`] around std's type. An operation is tried first, and waits only if it would block;
+//! All sockets and pipes are an [`Io`] around std's type. An operation is tried first, and waits only if it would block;
 //! on a stream socket not even that, when the last one has emptied it and nothing has come since (`poller.rs` tells
 //! when that is known). The descriptor registers itself with each hub that waits for it.
 
 #![allow(unsafe_code)]
 
+pub(crate) mod macros;
+
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub(crate) use crate::hub::Direction;
-use crate::hub::{self, Hub, SlotId, Wake, hub};
+use crate::hub::{self, Hub, SlotId, Waits, Wake, hub};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::fd;
 use crate::task::{Home, Message, Reason};
@@ -82,6 +84,19 @@ impl<S: AsFd> Io<S> {
     #[inline]
     pub(crate) fn get(&self) -> &S {
         &self.source
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut S {
+        &mut self.source
+    }
+
+    /// Registers it with this hub, before anybody has to wait: to see whether it can be.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` for what cannot be waited for.
+    pub(crate) fn register_now(&self) -> io::Result<()> {
+        self.register(hub(), Direction::Read).map(drop)
     }
 
     /// Gives the descriptor back, as it would be had it never been here.
@@ -216,7 +231,14 @@ impl<S: AsFd> Io<S> {
     /// Waits until the descriptor is ready in that direction, for an operation that was just begun.
     pub(crate) fn wait(&self, direction: Direction, what: &'static str, deadline: Nanos) -> io::Result<()> {
         let hub = hub();
-        self.wait_here(hub, self.slot_of(hub), direction, what, deadline)
+        self.wait_here(hub, self.slot_of(hub), direction, what, deadline, Waits::ForIt)
+    }
+
+    /// Waits until there is something to read, as one that does not count: if all others wait for what can never come, that is a
+    /// deadlock all the same.
+    pub(crate) fn wait_in_background(&self, what: &'static str) -> io::Result<()> {
+        let hub = hub();
+        self.wait_here(hub, self.slot_of(hub), Direction::Read, what, NEVER, Waits::InBackground)
     }
 
     /// Writes all of `buffer` by `write`. The write timeout limits the whole.
@@ -274,7 +296,7 @@ impl<S: AsFd> Io<S> {
                 }
             }
             let deadline = *deadline.get_or_insert_with(|| self.deadline(direction));
-            self.wait_here(hub, slot, direction, what, deadline)?;
+            self.wait_here(hub, slot, direction, what, deadline, Waits::ForIt)?;
         }
     }
 
@@ -285,6 +307,7 @@ impl<S: AsFd> Io<S> {
         direction: Direction,
         what: &'static str,
         deadline: Nanos,
+        waits: Waits,
     ) -> io::Result<()> {
         let reason = Reason::of(what, self.source.as_fd().as_raw_fd() as u64);
         let _busy = Busy::claim(&self.half(direction).busy, reason)?;
@@ -292,9 +315,9 @@ impl<S: AsFd> Io<S> {
             Some(slot) => slot,
             None => self.register(hub, direction)?,
         };
-        match hub.wait_fd(slot, self.source.as_fd(), direction, reason, deadline)? {
+        match hub.wait_fd(slot, self.source.as_fd(), direction, reason, deadline, waits)? {
             Wake::Notified => Ok(()),
-            Wake::TimedOut => Err(io::Error::new(io::ErrorKind::TimedOut, Late { reason })),
+            Wake::TimedOut => Err(late(reason)),
         }
     }
 
@@ -379,6 +402,12 @@ impl<S: AsFd> AsFd for Io<S> {
     }
 }
 
+impl<S: AsFd> AsRawFd for Io<S> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.source.as_fd().as_raw_fd()
+    }
+}
+
 /// The right to be the one who waits in a direction.
 struct Busy<'a>(&'a AtomicBool);
 
@@ -442,10 +471,15 @@ pub(crate) fn persist<R>(
         }
         let next = hub.deadline(pause);
         if hub.park(reason, next.min(deadline))? == Wake::TimedOut && next >= deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, Late { reason }));
+            return Err(late(reason));
         }
         pause = (pause * 2).min(LONGEST);
     }
+}
+
+/// The time is up.
+pub(crate) fn late(reason: Reason) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, Late { reason })
 }
 
 #[derive(Debug)]

@@ -1,0 +1,22 @@
+//! The lock around plain data that several threads share.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A mutex for sections of a few instructions, in which nobody waits, switches or runs the user's code.
+///
+/// What it guards is plain data that no panic can leave half-changed, so there is no poisoning.
+#[derive(Debug, Default)]
+pub(crate) struct Lock<T>(Mutex<T>);
+
+pub(crate) type LockGuard<'a, T> = MutexGuard<'a, T>;
+
+impl<T> Lock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Lock(Mutex::new(value))
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> LockGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
