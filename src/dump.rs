@@ -69,7 +69,8 @@ pub fn to_string() -> String {
 
 /// From now on, a dump is written to stderr whenever the process gets `signal` (`SIGQUIT`, say, or `SIGUSR1`).
 ///
-/// That is done by an OS thread of its own, so that it works when a hub is held up. It cannot be undone. A handler that the program has set for the signal
+/// That is done by an OS thread of its own, so that it works when a hub is held up. It cannot be undone. In a forked child, it has
+/// to be asked for again. A handler that the program has set for the signal
 /// before is no longer called, and a default action no longer taken.
 ///
 /// # Errors

@@ -29,7 +29,7 @@
 //! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`sleep`], [`timeout`], [`scope()`] for those that
 //!   borrow, [`unblock`] for work that can only block.
 //! - **OS threads**: [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
-//! - **Sockets**: [`net`], with std's types and methods; [`server::StreamServer`].
+//! - **Sockets**: [`net`], with std's types and methods; [`server`]s for streams and datagrams.
 //! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
 //!
@@ -51,6 +51,9 @@
 //! - Kill and timeout unwind, as a panic does; `catch_unwind` sees them. In a destructor that runs during unwinding nothing can be
 //!   switched, so a call that would wait fails there.
 //! - A panic of a greenlet is its result; the others go on.
+//! - In the child of a `fork`, only the greenlet that has called it goes on, and main; and coroutines and generators, which run when somebody switches to them. All
+//!   others are the parent's: they do not run, their destructors do not either, and who joins them gets an error. The child can do all that its parent can. For workers
+//!   that serve one listener there is [`server::Prefork`].
 //!
 //! # Platforms
 //!

@@ -51,6 +51,7 @@ use crate::coro::unwind;
 use crate::hub::inspect;
 use crate::hub::tree::Names;
 use crate::sys;
+use crate::sys::fork;
 use crate::task::{Home, Observer};
 
 /// Shorter periods would cost more than they tell. gevent's.
@@ -169,16 +170,20 @@ impl Builder {
             }
         };
         let thread = std::thread::Builder::new().name("switchgrass-monitor".to_owned()).spawn(run)?;
-        Ok(Monitor { stop, thread: Some(thread) })
+        Ok(Monitor { stop, thread: Some(thread), generation: fork::generation() })
     }
 }
 
 /// A monitor that runs. Dropping it ends it, and waits for a report that is on its way.
+///
+/// A forked child has none; start one there.
 #[derive(Debug)]
 #[must_use = "dropping the monitor ends it"]
 pub struct Monitor {
     stop: Arc<Stop>,
     thread: Option<JoinHandle<()>>,
+    /// Of the process that it runs in.
+    generation: u32,
 }
 
 impl Monitor {
@@ -191,6 +196,10 @@ impl Monitor {
 impl Drop for Monitor {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
+        if self.generation != fork::generation() {
+            // The parent's.
+            return;
+        }
         *lock(&self.stop.wanted) = true;
         self.stop.changed.notify_all();
         if thread.thread().id() != std::thread::current().id() {

@@ -23,13 +23,14 @@ use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::Location;
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::overflow::{self, Running};
 use super::trace::Frames;
 use crate::sys;
+use crate::sys::fork;
 
 /// Ignored by default and hardly used: what Go interrupts its threads with, too.
 pub(crate) const DEFAULT: libc::c_int = libc::SIGURG;
@@ -41,6 +42,8 @@ const SIGNALS: usize = 65;
 static PREVIOUS: [OnceLock<libc::sigaction>; SIGNALS] = [const { OnceLock::new() }; SIGNALS];
 /// What to write to when a signal comes, plus one.
 static ALARMS: [AtomicI32; SIGNALS] = [const { AtomicI32::new(0) }; SIGNALS];
+/// In which process, by its generation: in a forked child, the descriptor is its parent's, and nobody reads it here.
+static ALARMS_OF: AtomicU32 = AtomicU32::new(0);
 
 static STATE: AtomicU8 = AtomicU8::new(IDLE);
 static TARGET: AtomicUsize = AtomicUsize::new(0);
@@ -92,6 +95,9 @@ impl Standing {
     }
 }
 
+/// How long to wait before looking again. An answer takes some 10 µs if the thread runs.
+const NAP: Duration = Duration::from_micros(200);
+
 /// Why a thread does not tell where it stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NoAnswer {
@@ -110,8 +116,7 @@ pub(crate) fn ask(
     patience: Duration,
     send: impl FnOnce() -> bool,
 ) -> Result<Standing, NoAnswer> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = Turn::take();
     TARGET.store(target, Ordering::Relaxed);
     EXPECTED.store(expected, Ordering::Relaxed);
     STATE.store(ASKED, Ordering::Release);
@@ -139,7 +144,34 @@ pub(crate) fn ask(
             _ => {}
         }
         lost = lost || Instant::now() >= until;
-        sys::clock::nap(Duration::from_micros(200));
+        sys::clock::nap(NAP);
+    }
+}
+
+/// While it exists, nobody else asks. Who asked in the parent of a forked child is not there, so this is no mutex.
+struct Turn;
+
+/// The process that asks, by its generation; 0: nobody does.
+static ASKER: AtomicU32 = AtomicU32::new(0);
+
+impl Turn {
+    fn take() -> Self {
+        let own = fork::generation();
+        loop {
+            let asker = ASKER.load(Ordering::Relaxed);
+            if asker != own
+                && ASKER.compare_exchange(asker, own, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                return Turn;
+            }
+            sys::clock::nap(NAP);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        ASKER.store(0, Ordering::Release);
     }
 }
 
@@ -162,6 +194,8 @@ pub(crate) fn install(signal: libc::c_int) -> io::Result<()> {
         ));
     };
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // From now on `generation` tells.
+    fork::count();
     if previous.get().is_some() {
         return Ok(());
     }
@@ -189,7 +223,10 @@ pub(crate) fn install(signal: libc::c_int) -> io::Result<()> {
 /// As [`install`]; `AlreadyExists` the second time; no descriptors left.
 pub(crate) fn alarm(signal: libc::c_int) -> io::Result<std::io::PipeReader> {
     install(signal)?;
-    let slot = &ALARMS[signal as usize];
+    let (slot, own) = (&ALARMS[signal as usize], fork::generation());
+    if ALARMS_OF.swap(own, Ordering::AcqRel) != own {
+        ALARMS.iter().for_each(|alarm| alarm.store(0, Ordering::Release));
+    }
     let (reader, writer) = std::io::pipe()?;
     let writer: OwnedFd = writer.into();
     // A handler must not wait for room: whoever has not read yet has been told.
@@ -211,6 +248,9 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     let index = signal as usize;
     let alarm = ALARMS[index].load(Ordering::Acquire);
     if alarm > 0 {
+        if ALARMS_OF.load(Ordering::Acquire) != fork::generation() {
+            return;
+        }
         let fd = std::mem::ManuallyDrop::new(
             // SAFETY: the descriptor was opened by `alarm`, and is never closed.
             unsafe { OwnedFd::from_raw_fd(alarm - 1) },

@@ -809,8 +809,14 @@ pub(crate) fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
     if shared.ended.is_set() {
         return Some(Wake::Notified);
     }
+    let elsewhere = task.here().is_none();
+    if elsewhere && task.has_no_hub() {
+        // It was left behind by a fork, with its thread.
+        shared.ended.set_left_behind();
+        return Some(Wake::Notified);
+    }
     let reason = Reason::of("join of greenlet", shared.id);
-    hub().wait_ended(&shared.ended, task.here().is_none(), reason, deadline).ok()
+    hub().wait_ended(&shared.ended, elsewhere, reason, deadline).ok()
 }
 
 pub(crate) fn kill(task: &TaskRef) {

@@ -25,7 +25,8 @@ pub(super) struct ResultPart<T> {
     value: UnsafeCell<Option<Result<T, Payload>>>,
     /// Of a scope: set if the greenlet panicked and nobody took the result. Null outside of scopes.
     unhandled: *const Cell<bool>,
-    links: Lock<Vec<Look<T>>>,
+    /// Boxed, since most have none.
+    links: Lock<Option<Box<Vec<Look<T>>>>>,
 }
 
 /// What a link does with the result, on the greenlet's thread.
@@ -46,7 +47,7 @@ impl<F, T> Packet<F, T> {
                 bits: AtomicU8::new(0),
                 value: UnsafeCell::new(None),
                 unhandled,
-                links: Lock::new(Vec::new()),
+                links: Lock::new(None),
             },
             f: Cell::new(Some(f)),
         }
@@ -82,15 +83,26 @@ impl<F: FnOnce() -> T, T> Body for Packet<F, T> {
 }
 
 impl<T> ResultPart<T> {
+    #[inline]
     fn store(&self, value: Result<T, Payload>) {
         // SAFETY: DONE is not set, so nobody else looks at the value.
-        let value = unsafe { (*self.value.get()).insert(value) };
+        unsafe { *self.value.get() = Some(value) };
+        // Usually there are no links, and the handle is there.
+        if self.bits.compare_exchange(0, DONE, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            self.finish_slowly();
+        }
+    }
+
+    #[cold]
+    fn finish_slowly(&self) {
         let mut bits = self.bits.load(Ordering::Acquire);
         loop {
             if bits & LINKED != 0 {
                 bits = self.bits.fetch_and(!LINKED, Ordering::AcqRel) & !LINKED;
-                for look in std::mem::take(&mut *self.links.lock()) {
-                    look(value);
+                let links = self.links.lock().take();
+                // SAFETY: DONE is not set, so the value is this thread's, which only looks at it here.
+                if let Some(value) = unsafe { (*self.value.get()).as_ref() } {
+                    links.into_iter().flat_map(|links| *links).for_each(|look| look(value));
                 }
             }
             match self.bits.compare_exchange(bits, bits | DONE, Ordering::AcqRel, Ordering::Acquire) {
@@ -123,7 +135,7 @@ impl<T> ResultPart<T> {
     pub(super) unsafe fn take(&self) -> Result<T, Payload> {
         if self.bits.load(Ordering::Acquire) & DONE == 0 {
             return Err(Box::new(
-                "the thread of this greenlet has ended, and the greenlet could not be unwound",
+                "this greenlet has no result: its thread has ended and it could not be unwound, or it was left behind in the parent process by a fork",
             ));
         }
         // SAFETY: DONE is set and DETACHED is not, so the value is the handle's, which is the caller's.
@@ -158,16 +170,16 @@ impl<T> ResultPart<T> {
                 look(value);
             }
             None => {
-                links.push(look);
+                links.get_or_insert_default().push(look);
                 if self.bits.fetch_or(LINKED, Ordering::AcqRel) & DONE == 0 {
                     return;
                 }
                 // It has ended since, and did not see it.
-                let missed = std::mem::take(&mut *links);
+                let missed = links.take();
                 drop(links);
                 // SAFETY: as above.
                 if let Some(value) = unsafe { self.peek() } {
-                    missed.into_iter().for_each(|look| look(value));
+                    missed.into_iter().flat_map(|links| *links).for_each(|look| look(value));
                 }
             }
         }

@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 mod descriptors;
+mod fork;
 pub(crate) mod inspect;
 mod masked;
 mod poller;
@@ -35,10 +36,11 @@ use crate::coro::stack;
 use crate::coro::trace::Inspection;
 use crate::coro::unwind::{self, Payload};
 use crate::sys::clock::{self, Nanos};
-use crate::sys::{self};
+use crate::sys::{self, fork::generation};
 use crate::task::{Body, Ended, Home, Kind, Listener, Origin, Reason, State, Task, TaskRef, Waker};
 
 pub(crate) use self::descriptors::Waits;
+pub(crate) use self::fork::watch_forks;
 pub(crate) use self::masked::Masked;
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
@@ -251,6 +253,7 @@ fn create() -> &'static Hub {
     HUB.set(hub);
     hub_main(hub).local.state.set(State::Running);
     overflow::install(report::who_runs);
+    watch_forks();
     // A thread whose thread-locals are being destroyed cannot register this again: then this hub is never closed, nor are its
     // descriptors. That takes a destructor of a thread-local that waits when the thread's hub has been closed already.
     let _ = CLOSE_AT_THREAD_END.try_with(|_| {});
@@ -374,7 +377,7 @@ impl Hub {
     /// Counts a wait whose end comes from outside of this hub, until the guard is dropped: meanwhile there is no deadlock.
     pub(crate) fn outside_wait(&self) -> OutsideWait<'_> {
         self.outside_waits.set(self.outside_waits.get() + 1);
-        OutsideWait(self)
+        OutsideWait { hub: self, generation: generation() }
     }
 
     /// Waits until `ended` is set. May switch.
@@ -494,11 +497,17 @@ impl Hub {
 
 /// See [`Hub::outside_wait`].
 #[derive(Debug)]
-pub(crate) struct OutsideWait<'a>(&'a Hub);
+pub(crate) struct OutsideWait<'a> {
+    hub: &'a Hub,
+    /// Of which process: a child does not wait for what its parent waits for.
+    generation: u32,
+}
 
 impl Drop for OutsideWait<'_> {
     fn drop(&mut self) {
-        self.0.outside_waits.set(self.0.outside_waits.get() - 1);
+        if self.generation == generation() {
+            self.hub.outside_waits.set(self.hub.outside_waits.get() - 1);
+        }
     }
 }
 

@@ -202,7 +202,7 @@ impl Hub {
     pub(super) fn open_poller<'a>(&self, slot: &'a mut Option<Poller>) -> io::Result<&'a mut Poller> {
         if slot.is_none() {
             let poller = Poller::new()?;
-            self.home.set_alarm(poller.alarm()?);
+            self.home.set_alarm(poller.alarm()?, poller.as_raw_fd());
             *slot = Some(poller);
         }
         Ok(slot.as_mut().expect("it was just opened"))

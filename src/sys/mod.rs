@@ -7,11 +7,13 @@
 
 pub(crate) mod clock;
 pub(crate) mod fd;
+pub(crate) mod fork;
 pub(crate) mod lock;
 pub(crate) mod mem;
 pub(crate) mod names;
 pub(crate) mod process;
 pub(crate) mod signal;
+pub(crate) mod workers;
 
 use std::io;
 use std::os::fd::AsRawFd;

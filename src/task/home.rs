@@ -18,7 +18,8 @@
 use std::alloc::Layout;
 use std::cell::Cell;
 use std::fmt;
-use std::ptr::NonNull;
+use std::os::fd::RawFd;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +28,7 @@ use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
 use crate::sys;
 use crate::sys::clock::Nanos;
+use crate::sys::fork::HeldAtFork;
 
 thread_local! {
     static HERE: Cell<Option<&'static Home>> = const { Cell::new(None) };
@@ -90,8 +92,6 @@ pub(crate) struct Home {
     looks: AtomicU64,
     /// The OS thread, while it may get signals of ours; else 0. Changed under the inbox's lock.
     thread: AtomicUsize,
-    /// Its process: in a forked child, the threads of all other homes are not there.
-    process: AtomicU32,
     /// Which hub lives here; 0: none.
     incarnation: AtomicU64,
     inbox: Mutex<Vec<Message>>,
@@ -100,7 +100,7 @@ pub(crate) struct Home {
     /// The hub sleeps, or is about to, and wants to be woken.
     sleeping: AtomicBool,
     /// What wakes the poller. Set before the hub sleeps for the first time.
-    alarm: Mutex<Option<mio::Waker>>,
+    alarm: Mutex<Option<Alarm>>,
     thread_name: Mutex<String>,
 }
 
@@ -111,22 +111,48 @@ unsafe impl Sync for Home {}
 // SAFETY: a Home is only ever shared (`&'static`); the queue in it moves with nobody.
 unsafe impl Send for Home {}
 
-static EMPTY_HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
-/// Empty or not.
-static ALL_HOMES: Mutex<Vec<&'static Home>> = Mutex::new(Vec::new());
+/// All homes that there are, and those that are free for a new hub.
+struct Homes {
+    all: Vec<&'static Home>,
+    empty: Vec<&'static Home>,
+}
+
+static HOMES: Mutex<Homes> = Mutex::new(Homes { all: Vec::new(), empty: Vec::new() });
+
+/// All locks of this module, in the order in which they are taken before a fork. Elsewhere nobody takes a second one while having one.
+struct AllLocks {
+    _homes: MutexGuard<'static, Homes>,
+    each: Vec<HomeLocks>,
+}
+
+struct HomeLocks {
+    home: &'static Home,
+    inbox: MutexGuard<'static, Vec<Message>>,
+    alarm: MutexGuard<'static, Option<Alarm>>,
+    _name: MutexGuard<'static, String>,
+}
+
+static FORKING: HeldAtFork<AllLocks> = HeldAtFork::new();
+
+/// What wakes a poller.
+struct Alarm {
+    waker: mio::Waker,
+    /// The poller's own descriptor.
+    poller: RawFd,
+}
 
 impl Home {
     /// A home for a new hub of this thread.
     pub(crate) fn move_in() -> &'static Home {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let home = lock(&EMPTY_HOMES).pop().unwrap_or_else(|| {
+        let mut homes = lock(&HOMES);
+        let home = homes.empty.pop().unwrap_or_else(|| {
             let home: &Home = Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
                 cells: Cells::new(),
                 countdown: AtomicU32::new(0),
                 looks: AtomicU64::new(0),
                 thread: AtomicUsize::new(0),
-                process: AtomicU32::new(0),
                 incarnation: AtomicU64::new(0),
                 inbox: Mutex::default(),
                 pending: AtomicBool::new(false),
@@ -134,16 +160,16 @@ impl Home {
                 alarm: Mutex::default(),
                 thread_name: Mutex::default(),
             }));
-            lock(&ALL_HOMES).push(home);
+            homes.all.push(home);
             home
         });
+        drop(homes);
         let thread = std::thread::current();
         *lock(&home.thread_name) = match thread.name() {
             Some(name) => format!("'{name}' ({:?})", thread.id()),
             None => format!("{:?}", thread.id()),
         };
         home.incarnation.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
-        home.process.store(std::process::id(), Ordering::Release);
         home.thread.store(sys::this_thread(), Ordering::Release);
         HERE.set(Some(home));
         home
@@ -197,14 +223,12 @@ impl Home {
         self.thread.store(0, Ordering::Release);
     }
 
-    /// The homes of all hubs that there are now, the oldest hub first. In a forked child: of those that were made there.
+    /// The homes of all hubs that there are now, the oldest hub first.
     pub(crate) fn all() -> Vec<(&'static Home, u64)> {
-        let process = std::process::id();
-        let all = lock(&ALL_HOMES);
-        let here = all.iter().filter(|home| home.process.load(Ordering::Acquire) == process);
-        let mut inhabited: Vec<_> =
-            here.map(|&home| (home, home.incarnation())).filter(|&(_, hub)| hub != 0).collect();
-        inhabited.sort_unstable_by_key(|&(_, incarnation)| incarnation);
+        let homes = lock(&HOMES);
+        let all = homes.all.iter().map(|&home| (home, home.incarnation()));
+        let mut inhabited: Vec<_> = all.filter(|&(_, hub)| hub != 0).collect();
+        inhabited.sort_unstable_by_key(|&(_, hub)| hub);
         inhabited
     }
 
@@ -222,7 +246,7 @@ impl Home {
         self.pending.store(false, Ordering::SeqCst);
         self.sleeping.store(false, Ordering::SeqCst);
         *lock(&self.alarm) = None;
-        lock(&EMPTY_HOMES).push(self);
+        lock(&HOMES).empty.push(self);
     }
 
     #[inline]
@@ -270,7 +294,7 @@ impl Home {
         if self.sleeping.swap(false, Ordering::SeqCst)
             && let Some(alarm) = &*lock(&self.alarm)
         {
-            alarm.wake().expect("waking a hub writes to an eventfd of our own");
+            alarm.waker.wake().expect("waking a hub writes to an eventfd of our own");
         }
     }
 
@@ -301,9 +325,50 @@ impl Home {
         self.sleeping.store(false, Ordering::SeqCst);
     }
 
-    /// Sets what wakes the poller.
-    pub(crate) fn set_alarm(&self, alarm: mio::Waker) {
-        *lock(&self.alarm) = Some(alarm);
+    /// Sets what wakes the poller that has this descriptor.
+    pub(crate) fn set_alarm(&self, waker: mio::Waker, poller: RawFd) {
+        *lock(&self.alarm) = Some(Alarm { waker, poller });
+    }
+
+    /// Sees to it that no other thread is in the middle of something here while the process forks.
+    pub(crate) fn before_fork() {
+        let homes = lock(&HOMES);
+        let locks_of = |&home: &&'static Home| {
+            let (inbox, alarm) = (lock(&home.inbox), lock(&home.alarm));
+            HomeLocks { home, inbox, alarm, _name: lock(&home.thread_name) }
+        };
+        let each = homes.all.iter().map(locks_of).collect();
+        FORKING.put(AllLocks { _homes: homes, each });
+    }
+
+    /// Undoes [`Home::before_fork`], in the parent.
+    pub(crate) fn after_fork() {
+        drop(FORKING.take());
+    }
+
+    /// In the child there is only this thread's home; the hubs of the other ones are gone.
+    pub(crate) fn after_fork_in_child() {
+        let Some(mut locks) = FORKING.take() else { return };
+        forget_idle_workers();
+        let own = here();
+        for HomeLocks { home, inbox, alarm, .. } in &mut locks.each {
+            let alarm = alarm.take();
+            home.sleeping.store(false, Ordering::SeqCst);
+            if own.is_some_and(|own| ptr::eq(own, *home)) {
+                // Of a poller that the child does not have. The others still mean what they say.
+                inbox.retain(|message| !matches!(message, Message::Closed { .. } | Message::Poke { .. }));
+                continue;
+            }
+            home.incarnation.store(0, Ordering::Release);
+            std::mem::forget(std::mem::take(&mut **inbox));
+            if let Some(alarm) = alarm {
+                // SAFETY: the poller is open (the alarm goes first), and its owner, on the stack or in the heap of a thread that is gone, never
+                // uses or closes it in this process.
+                unsafe { libc::close(alarm.poller) };
+            }
+        }
+        // A home that somebody lived in is not used again: its queue and its cells are as that thread has left them.
+        drop(locks);
     }
 }
 
@@ -350,7 +415,8 @@ impl ReadyQueue {
         ReadyQueue { head: Cell::new(None), tail: Cell::new(None) }
     }
 
-    fn clear(&self) {
+    /// Forgets all that are queued.
+    pub(crate) fn clear(&self) {
         self.head.set(None);
         self.tail.set(None);
     }

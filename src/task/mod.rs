@@ -36,9 +36,7 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{
-    Home, Letter, Message, Observer, change_idle_workers, forget_idle_workers, here, idle_workers,
-};
+pub(crate) use self::home::{Home, Letter, Message, Observer, change_idle_workers, here, idle_workers};
 pub(crate) use self::locals::{Inherit, LocalValue, Locals};
 pub(crate) use self::waker::{Call, Ended, Listener, Waker, Wakeup};
 pub(crate) use self::watch::{WatchSet, Watcher};
@@ -309,7 +307,8 @@ pub(crate) struct Local {
     /// The deadline of this task's entry in the timer heap; `NEVER` if it has none. May be earlier than
     /// `deadline`: then the entry is renewed when it comes up.
     pub(crate) timer: Cell<Nanos>,
-    pub(crate) interrupt: Cell<Option<Interrupt>>,
+    /// Boxed, since it is rare.
+    pub(crate) interrupt: Cell<Option<Box<Interrupt>>>,
     /// Who gets the result. `None`: the thread's own task.
     pub(crate) parent: Cell<Option<TaskHandle>>,
     /// It is unwound because nobody could switch to it any more: nobody gets its result.
@@ -419,7 +418,7 @@ impl Task {
         if local.state.get() == State::Dead {
             return;
         }
-        let payload = match local.interrupt.take() {
+        let payload = match local.interrupt.take().map(|first| *first) {
             Some(Interrupt::Raise(first)) => first,
             Some(Interrupt::Exit(_)) | None => payload,
         };
@@ -521,6 +520,13 @@ impl Task {
         }
     }
 
+    /// Whether the task has values of its own (see `locals`).
+    #[inline]
+    fn has_locals(&self) -> bool {
+        // SAFETY: only this thread touches the cell, and nothing of it is changed while this looks.
+        unsafe { (*self.local.locals.as_ptr()).is_some() }
+    }
+
     /// Takes the pending interrupt, if there is one and it may be delivered now.
     #[inline]
     pub(crate) fn take_interrupt(&self) -> Option<Interrupt> {
@@ -530,13 +536,13 @@ impl Task {
         self.local.interrupted.set(false);
         // If a park was about to begin, it does not: the wakers made for it must not end the next one.
         self.local.epoch.set(self.local.epoch.get().wrapping_add(1));
-        self.local.interrupt.take()
+        self.local.interrupt.take().map(|interrupt| *interrupt)
     }
 
     /// Sets what the task finds when it runs next. Does not make it run.
     pub(crate) fn set_interrupt(&self, interrupt: Interrupt) {
         self.local.interrupted.set(true);
-        self.local.interrupt.set(Some(interrupt));
+        self.local.interrupt.set(Some(Box::new(interrupt)));
     }
 }
 
@@ -773,6 +779,12 @@ impl TaskRef {
         }
     }
 
+    /// Whether the hub of this task is gone: its thread has ended, or is one of the parent process only.
+    pub(crate) fn has_no_hub(&self) -> bool {
+        let shared = self.shared();
+        shared.home.incarnation() != shared.incarnation
+    }
+
     /// Starts a task that has not been started, from any thread.
     pub(crate) fn start(&self) {
         match self.here() {
@@ -784,12 +796,7 @@ impl TaskRef {
 
     /// The name of the thread that this task belongs to, for errors.
     pub(crate) fn thread_name(&self) -> String {
-        let shared = self.shared();
-        if shared.home.incarnation() == shared.incarnation {
-            shared.home.thread_name()
-        } else {
-            "(which has exited)".to_owned()
-        }
+        if self.has_no_hub() { "(which has exited)".to_owned() } else { self.shared().home.thread_name() }
     }
 }
 

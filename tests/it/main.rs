@@ -25,6 +25,7 @@ mod ready;
 mod scope;
 mod select;
 mod server;
+mod server_datagram;
 mod signal;
 mod stress;
 mod switch;
