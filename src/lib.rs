@@ -32,6 +32,7 @@
 //! - **Sockets**: [`net`], with std's types and methods; [`server`]s for streams and datagrams.
 //! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
+//! - **Looking inside**: [`dump`], what every greenlet waits for, and where; [`monitor`], which finds those that hold up the others.
 //!
 //! # How it works
 //!
