@@ -47,7 +47,7 @@ use crate::hub;
 use crate::hub::inspect::{Answer, Snapshot, Wanted, ask_others, ask_thread};
 use crate::hub::tree::{Names, write_tree};
 use crate::sys;
-use crate::task::{Home, Observer, Reason};
+use crate::task::{Bystander, Home, Reason};
 use crate::threadpool::unblock_for;
 
 /// How long a thread whose hub is busy may take to answer a signal.
@@ -80,7 +80,7 @@ pub fn to_string() -> String {
 pub fn on_signal(signal: i32) -> io::Result<()> {
     let mut alarm = sample::alarm(signal)?;
     std::thread::Builder::new().name("switchgrass-dump".to_owned()).spawn(move || {
-        let _observer = Observer::new();
+        let _bystander = Bystander::new();
         // Several at once are one: a full pipe says no more than a byte.
         while matches!(alarm.read(&mut [0; 4096]), Ok(1..)) {
             sys::write_stderr(to_string().as_bytes());

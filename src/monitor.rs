@@ -52,7 +52,7 @@ use crate::hub::inspect;
 use crate::hub::tree::Names;
 use crate::sys;
 use crate::sys::fork;
-use crate::task::{Home, Observer};
+use crate::task::{Bystander, Home};
 
 /// Shorter periods would cost more than they tell. gevent's.
 const SHORTEST: Duration = Duration::from_millis(5);
@@ -150,7 +150,7 @@ impl Builder {
         let stop = Arc::new(Stop::default());
         let seen = Arc::clone(&stop);
         let run = move || {
-            let _observer = self.on_report.is_none().then(Observer::new);
+            let _bystander = self.on_report.is_none().then(Bystander::new);
             let mut on_report = self
                 .on_report
                 .unwrap_or_else(|| Box::new(|report| sys::write_stderr(format!("{report}\n").as_bytes())));
@@ -256,7 +256,7 @@ impl Watch {
     pub(crate) fn look(&mut self, on_report: &mut dyn FnMut(&Report)) {
         let mut before = std::mem::take(&mut self.seen);
         let reported_before = std::mem::take(&mut self.reported);
-        for (home, hub) in Home::all() {
+        for (home, hub) in Home::inhabited() {
             let progress = home.progress();
             if home.is_asleep() {
                 continue;

@@ -498,7 +498,7 @@ fn fork_while(work: &[fn(&Handle)], child: impl Fn(&Handle)) {
             });
         }
         while running.load(Ordering::Relaxed) < work.len() {
-            thread::yield_now();
+            std::hint::spin_loop();
         }
         for _ in 0..200 {
             fork(|| child(&main)).ends_well();

@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["coro"],
     &["task"],
     &["hub"],
-    &["wait", "timeout", "switch", "generator", "threadpool", "descriptor"],
+    &["wait", "timeout", "switch", "generator", "threadpool", "descriptor", "stats", "trace"],
     &["dns", "fs", "select", "sync", "channel", "queue", "local", "dump", "monitor"],
     &["greenlet", "net"],
     &["ready", "signal", "io"],

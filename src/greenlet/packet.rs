@@ -26,11 +26,19 @@ pub(super) struct ResultPart<T> {
     /// Of a scope: set if the greenlet panicked and nobody took the result. Null outside of scopes.
     unhandled: *const Cell<bool>,
     /// Boxed, since most have none.
-    links: Lock<Option<Box<Vec<Look<T>>>>>,
+    links: Lock<Option<Box<Looks<T>>>>,
 }
 
 /// What a link does with the result, on the greenlet's thread.
 pub(super) type Look<T> = Box<dyn FnOnce(&Result<T, Payload>)>;
+
+struct Looks<T>(Vec<Look<T>>);
+
+impl<T> Default for Looks<T> {
+    fn default() -> Self {
+        Looks(Vec::new())
+    }
+}
 
 /// The value is there.
 const DONE: u8 = 1;
@@ -102,7 +110,7 @@ impl<T> ResultPart<T> {
                 let links = self.links.lock().take();
                 // SAFETY: DONE is not set, so the value is this thread's, which only looks at it here.
                 if let Some(value) = unsafe { (*self.value.get()).as_ref() } {
-                    links.into_iter().flat_map(|links| *links).for_each(|look| look(value));
+                    links.into_iter().flat_map(|links| links.0).for_each(|look| look(value));
                 }
             }
             match self.bits.compare_exchange(bits, bits | DONE, Ordering::AcqRel, Ordering::Acquire) {
@@ -170,7 +178,7 @@ impl<T> ResultPart<T> {
                 look(value);
             }
             None => {
-                links.get_or_insert_default().push(look);
+                links.get_or_insert_default().0.push(look);
                 if self.bits.fetch_or(LINKED, Ordering::AcqRel) & DONE == 0 {
                     return;
                 }
@@ -179,7 +187,7 @@ impl<T> ResultPart<T> {
                 drop(links);
                 // SAFETY: as above.
                 if let Some(value) = unsafe { self.peek() } {
-                    missed.into_iter().flat_map(|links| *links).for_each(|look| look(value));
+                    missed.into_iter().flat_map(|links| links.0).for_each(|look| look(value));
                 }
             }
         }

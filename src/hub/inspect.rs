@@ -222,7 +222,7 @@ pub(crate) enum Answer {
 
 /// Asks all hubs of the process but one.
 pub(crate) fn ask_others(wanted: Wanted, own: Option<u64>) -> Vec<Asked> {
-    let others = Home::all().into_iter().filter(|&(_, incarnation)| Some(incarnation) != own);
+    let others = Home::inhabited().into_iter().filter(|&(_, incarnation)| Some(incarnation) != own);
     others
         .map(|(home, incarnation)| {
             let (answer_to, answer) = mpsc::channel();

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cells::{self, Cells};
+use super::meter::Meter;
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
 use crate::sys;
@@ -53,6 +54,8 @@ pub(crate) enum Message {
     Start(TaskRef, Option<Nanos>),
     /// Its last handle was dropped over there.
     Unreferenced(TaskRef),
+    /// A recording has begun.
+    Record,
     /// A socket that was registered here was closed over there.
     Closed { slot: u32, generation: u32 },
     /// A socket that is registered here was shut down over there.
@@ -84,6 +87,8 @@ impl fmt::Debug for Letter {
 pub(crate) struct Home {
     /// Owner's thread only.
     ready: ReadyQueue,
+    /// What to call for messages to tasks of other hubs. Owner's thread only.
+    tell_sent: Cell<Option<fn(&TaskRef)>>,
     /// Owner's thread only.
     cells: Cells,
     /// Resumptions until the hub's next look at the clock, and how often it has looked. Others read here whether the hub still runs the
@@ -92,6 +97,8 @@ pub(crate) struct Home {
     looks: AtomicU64,
     /// The OS thread, while it may get signals of ours; else 0. Changed under the inbox's lock.
     thread: AtomicUsize,
+    /// What the hub tells of itself.
+    pub(crate) meter: Meter,
     /// Which hub lives here; 0: none.
     incarnation: AtomicU64,
     inbox: Mutex<Vec<Message>>,
@@ -104,9 +111,9 @@ pub(crate) struct Home {
     thread_name: Mutex<String>,
 }
 
-// SAFETY: `ready` and `cells` are touched by the owner's thread only: `ready()` is called by code that holds a `&Task` or
-// is the hub, both of which stay on that thread; `cells()` when a task is made, which is there, too, or by `free_cell`,
-// which asks first. All other fields are Sync.
+// SAFETY: `ready`, `tell_sent` and `cells` are touched by the owner's thread only: `ready()` is called by code that holds a
+// `&Task` or is the hub, both of which stay on that thread; `tell_sent` is set by the hub and read by `post` for the home of its own
+// thread; `cells()` is called when a task is made, which is there, too, or by `free_cell`, which asks first. All other fields are Sync.
 unsafe impl Sync for Home {}
 // SAFETY: a Home is only ever shared (`&'static`); the queue in it moves with nobody.
 unsafe impl Send for Home {}
@@ -149,10 +156,12 @@ impl Home {
         let home = homes.empty.pop().unwrap_or_else(|| {
             let home: &Home = Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
+                tell_sent: Cell::new(None),
                 cells: Cells::new(),
                 countdown: AtomicU32::new(0),
                 looks: AtomicU64::new(0),
                 thread: AtomicUsize::new(0),
+                meter: Meter::default(),
                 incarnation: AtomicU64::new(0),
                 inbox: Mutex::default(),
                 pending: AtomicBool::new(false),
@@ -164,6 +173,7 @@ impl Home {
             home
         });
         drop(homes);
+        home.meter.reset();
         let thread = std::thread::current();
         *lock(&home.thread_name) = match thread.name() {
             Some(name) => format!("'{name}' ({:?})", thread.id()),
@@ -223,15 +233,6 @@ impl Home {
         self.thread.store(0, Ordering::Release);
     }
 
-    /// The homes of all hubs that there are now, the oldest hub first.
-    pub(crate) fn all() -> Vec<(&'static Home, u64)> {
-        let homes = lock(&HOMES);
-        let all = homes.all.iter().map(|&home| (home, home.incarnation()));
-        let mut inhabited: Vec<_> = all.filter(|&(_, hub)| hub != 0).collect();
-        inhabited.sort_unstable_by_key(|&(_, hub)| hub);
-        inhabited
-    }
-
     /// The hub is gone: later messages are dropped, and another thread may move in.
     pub(crate) fn move_out(&'static self) {
         HERE.set(None);
@@ -242,11 +243,30 @@ impl Home {
         };
         drop(left);
         self.ready.clear();
+        self.tell_sent.set(None);
         self.cells.clear();
         self.pending.store(false, Ordering::SeqCst);
         self.sleeping.store(false, Ordering::SeqCst);
         *lock(&self.alarm) = None;
         lock(&HOMES).empty.push(self);
+    }
+
+    /// The homes of all hubs that there are now.
+    pub(crate) fn all() -> Vec<&'static Home> {
+        lock(&HOMES).all.iter().copied().filter(|home| home.incarnation() != 0).collect()
+    }
+
+    /// The same with their hubs, the oldest first.
+    pub(crate) fn inhabited() -> Vec<(&'static Home, u64)> {
+        let all = Home::all().into_iter().map(|home| (home, home.incarnation()));
+        let mut inhabited: Vec<_> = all.filter(|&(_, hub)| hub != 0).collect();
+        inhabited.sort_unstable_by_key(|&(_, hub)| hub);
+        inhabited
+    }
+
+    /// Has `tell` called for each message that this thread sends to a task of another hub. Owner only.
+    pub(crate) fn watch_sent(&self, tell: Option<fn(&TaskRef)>) {
+        self.tell_sent.set(tell);
     }
 
     #[inline]
@@ -281,6 +301,14 @@ impl Home {
 
     /// Leaves a message for the hub of that incarnation. If it is gone, so are its tasks: nobody misses it.
     pub(crate) fn post(&self, incarnation: u64, message: Message) {
+        if let Some(tell) = here().and_then(|own| own.tell_sent.get())
+            && let Message::Wake(task, _)
+            | Message::Interrupt(task, _)
+            | Message::Unpark(task)
+            | Message::Start(task, _) = &message
+        {
+            tell(task);
+        }
         {
             let mut inbox = lock(&self.inbox);
             if self.incarnation() != incarnation {
@@ -426,6 +454,29 @@ impl ReadyQueue {
         self.head.get().is_none()
     }
 
+    /// The last in the queue.
+    pub(crate) fn last(&self) -> Option<NonNull<Task>> {
+        self.head.get().and(self.tail.get())
+    }
+
+    /// All that were queued at the end since `last` was the last one, or all. Nothing may have been taken out since.
+    pub(crate) fn since(&self, last: Option<NonNull<Task>>) -> impl Iterator<Item = &Task> {
+        // SAFETY: the invariant. `next` means something unless this is the last one.
+        let after = |task: NonNull<Task>| unsafe { task.as_ref() }.local.next.get();
+        let first = last.map_or(self.head.get(), after);
+        // SAFETY: the invariant.
+        std::iter::successors(first, move |&task| after(task)).map(|task| unsafe { task.as_ref() })
+    }
+
+    /// Queues a task that has just become `Ready` right after another one, which is queued and not the last; or before all.
+    pub(crate) fn insert_after(&self, before: Option<NonNull<Task>>, task: &Task) {
+        debug_assert_eq!(task.local.state.get(), State::Ready);
+        let Some(before) = before else { return self.push_front(task) };
+        // SAFETY: the invariant.
+        let before = unsafe { before.as_ref() };
+        task.local.next.set(before.local.next.replace(Some(task.ptr())));
+    }
+
     /// Queues a task that has just become `Ready`.
     #[inline(always)]
     pub(crate) fn push_back(&self, task: &Task) {
@@ -473,27 +524,27 @@ impl ReadyQueue {
 
 static IDLE_WORKERS: AtomicUsize = AtomicUsize::new(0);
 
-static OBSERVERS: AtomicUsize = AtomicUsize::new(0);
+static BYSTANDERS: AtomicUsize = AtomicUsize::new(0);
 
 /// How many OS threads of ours have nothing to do, or only look on, and so cannot wake anybody.
 pub(crate) fn idle_workers() -> usize {
-    IDLE_WORKERS.load(Ordering::SeqCst) + OBSERVERS.load(Ordering::SeqCst)
+    IDLE_WORKERS.load(Ordering::SeqCst) + BYSTANDERS.load(Ordering::SeqCst)
 }
 
 /// While it exists, one OS thread of ours only looks on.
 #[derive(Debug)]
-pub(crate) struct Observer(());
+pub(crate) struct Bystander(());
 
-impl Observer {
+impl Bystander {
     pub(crate) fn new() -> Self {
-        OBSERVERS.fetch_add(1, Ordering::SeqCst);
-        Observer(())
+        BYSTANDERS.fetch_add(1, Ordering::SeqCst);
+        Bystander(())
     }
 }
 
-impl Drop for Observer {
+impl Drop for Bystander {
     fn drop(&mut self) {
-        OBSERVERS.fetch_sub(1, Ordering::SeqCst);
+        BYSTANDERS.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -508,7 +559,7 @@ pub(crate) fn change_idle_workers(before: usize, now: usize) {
 /// In a forked child: none of them is here.
 pub(crate) fn forget_idle_workers() {
     IDLE_WORKERS.store(0, Ordering::SeqCst);
-    OBSERVERS.store(0, Ordering::SeqCst);
+    BYSTANDERS.store(0, Ordering::SeqCst);
 }
 
 #[inline(always)]

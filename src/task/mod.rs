@@ -20,6 +20,7 @@
 mod cells;
 mod home;
 mod locals;
+mod meter;
 mod waker;
 mod watch;
 
@@ -36,8 +37,9 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Letter, Message, Observer, change_idle_workers, here, idle_workers};
+pub(crate) use self::home::{Bystander, Home, Letter, Message, change_idle_workers, here, idle_workers};
 pub(crate) use self::locals::{Inherit, LocalValue, Locals};
+pub(crate) use self::meter::BUCKETS;
 pub(crate) use self::waker::{Call, Ended, Listener, Waker, Wakeup};
 pub(crate) use self::watch::{WatchSet, Watcher};
 
@@ -136,6 +138,8 @@ pub(crate) enum Kind {
     Greenlet,
     Coroutine,
     Generator,
+    /// Not a context: a hub's event loop, or a place in its queue (see `hub::observe`).
+    Loop,
 }
 
 impl Kind {
@@ -145,6 +149,7 @@ impl Kind {
             Kind::Greenlet => "greenlet",
             Kind::Coroutine => "coroutine",
             Kind::Generator => "generator",
+            Kind::Loop => "loop",
         }
     }
 }
@@ -376,6 +381,12 @@ impl Task {
         self.local.this
     }
 
+    /// Whether it only marks a place in the ready queue.
+    #[inline]
+    pub(crate) fn is_place(&self) -> bool {
+        self.local.stack_size == 0 && self.shared.kind == Kind::Loop
+    }
+
     /// A counted reference, which may leave the thread.
     pub(crate) fn to_ref(&self) -> TaskRef {
         self.shared.retain();
@@ -553,6 +564,11 @@ impl Shared {
     fn retain(&self) {
         // Relaxed: whoever retains holds a reference already (as in std's Arc).
         self.refs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Which hub it belongs to: its number.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// How this task is called in reports.

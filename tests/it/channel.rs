@@ -429,7 +429,7 @@ fn a_sleeping_hub_is_woken_by_a_message_from_another() {
     let (ready_tx, ready_rx) = bounded(0);
     let thread = std::thread::spawn(move || {
         let receiving = [spawn(move || rx.recv().unwrap())];
-        let _ = spawn(move || ready_tx.send(()));
+        drop(spawn(move || ready_tx.send(())));
         joinall(&receiving);
         sleep(Duration::ZERO);
     });
