@@ -3,7 +3,6 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -95,7 +94,7 @@ impl From<Elapsed> for std::io::Error {
 pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapsed> {
     unwind::require("timeout()");
     let hub = hub();
-    let scope = Scope::new(new_id(), hub.deadline(duration), false);
+    let scope = Scope::new(hub.new_id(), hub.deadline(duration), false);
     let task = hub.current();
     // SAFETY: the scope stays here until it is left, three lines on; nothing in between unwinds.
     unsafe { task.enter_scope(&scope) };
@@ -111,14 +110,6 @@ pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapse
         }
         Err(payload) => unwind::raise(payload),
     }
-}
-
-fn new_id() -> u64 {
-    thread_local! {
-        static LAST: Cell<u64> = const { Cell::new(0) };
-    }
-    LAST.set(LAST.get() + 1);
-    LAST.get()
 }
 
 /// A timeout that is started and cancelled by hand: gevent's `Timeout`. Where a call is to be limited, [`timeout()`] is simpler.
@@ -179,7 +170,7 @@ impl Timeout {
         unwind::require("Timeout");
         self.cancel();
         let hub = hub();
-        let scope = Box::new(Scope::new(new_id(), hub.deadline(self.duration), true));
+        let scope = Box::new(Scope::new(hub.new_id(), hub.deadline(self.duration), true));
         let scope = NonNull::from(Box::leak(scope));
         let task = hub.current();
         // SAFETY: the box is freed by `cancel` only, after the scope was left; if this object is forgotten, never.

@@ -123,13 +123,15 @@ where
 {
     let hub = hub();
     origin.id = hub.new_id();
+    // First, for cloning values is the user's code, which may unwind.
+    let locals = hub.current().bequeath_locals();
     let task = TaskRef::new(hub.home, origin, 1, Packet::new(f, unhandled));
     // SAFETY: the one handle that the task was made with; and the body is of the type given two lines above.
     let (handle, result) =
         unsafe { (task.adopt_handle(), NonNull::from(&task.body::<Packet<F, T>>().result)) };
     {
         let task = task.here().expect("it was made for this thread");
-        hub.current().bequeath_locals(task);
+        task.local.locals.set(locals);
         match start {
             Start::Now => task.make_ready(),
             Start::At(deadline) => hub.start_at(task, Some(deadline)),
@@ -549,6 +551,10 @@ impl Drop for Private<'_> {
 impl<T> Drop for Greenlet<T> {
     #[inline]
     fn drop(&mut self) {
+        let ended = &self.handle.task().shared().ended;
+        if ended.is_awaited() {
+            future::forget_waker(ended);
+        }
         // SAFETY: the task, and with it the result part, is alive as long as `handle`.
         unsafe { self.result.as_ref() }.detach();
     }

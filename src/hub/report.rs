@@ -6,7 +6,7 @@ use super::{HUB, Hub};
 use crate::coro::overflow::Running;
 use crate::sys;
 use crate::sys::mem::page_size;
-use crate::task::{State, Task};
+use crate::task::{Kind, State, Task};
 
 /// The reports in this process that some other thread could make wrong name at most this many tasks in full.
 const LISTED: usize = 100;
@@ -57,6 +57,7 @@ impl Hub {
                 State::Parked | State::Running => format!("waits: {}", task.local.reason.get()),
                 State::Switched => "suspended in a switch: waits for somebody to switch to it".to_owned(),
                 State::Exchanging => "waits in a generator's send or yield".to_owned(),
+                State::Unstarted if task.shared.kind == Kind::Greenlet => "was never started".to_owned(),
                 State::Unstarted => "was never switched to".to_owned(),
                 State::Ready | State::Dead => "can run".to_owned(),
             };

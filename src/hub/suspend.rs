@@ -100,8 +100,13 @@ impl Hub {
         if nearest != NEVER {
             self.timers.borrow_mut().arm(task, nearest);
         }
-        local.state.set(State::Parked);
-        let result = self.suspend(task, None);
+        let result = loop {
+            local.state.set(State::Parked);
+            let result = self.suspend(task, None);
+            if !local.timed_out.get() || !self.is_too_early(task, deadline) || local.notified.get() {
+                break result;
+            }
+        };
 
         local.deadline.set(NEVER);
         local.notified.set(false);
@@ -120,6 +125,20 @@ impl Hub {
             return Ok(Wake::TimedOut);
         }
         Ok(Wake::Notified)
+    }
+
+    /// Whether a wait that has timed out has to go on: it was for a timeout that another greenlet has cancelled meanwhile.
+    #[cold]
+    fn is_too_early(&self, task: &Task, deadline: Nanos) -> bool {
+        let nearest = deadline.min(self.nearest_scope(task));
+        if nearest <= self.now.get() {
+            return false;
+        }
+        task.local.timed_out.set(false);
+        if nearest != NEVER {
+            self.timers.borrow_mut().arm(task, nearest);
+        }
+        !task.local.interrupted.get()
     }
 
     /// Lets every other task that is ready run first. Does nothing while unwinding.
@@ -158,7 +177,8 @@ impl Hub {
     #[inline(always)]
     pub(crate) fn switch_to(&self, target: &Task, waiting: State) {
         let task = self.current();
-        if !task.local.scopes.get().is_null() {
+        let limited = !task.local.scopes.get().is_null();
+        if limited {
             self.arm_for_scope(task);
         }
         debug_assert!(target.local.state.get().is_suspended());
@@ -166,8 +186,8 @@ impl Hub {
         if let Err(Deadlock) = self.suspend(task, Some(target.ptr())) {
             self.fail_deadlocked(task, waiting);
         }
-        if !task.local.scopes.get().is_null() {
-            self.check_scope(task);
+        if limited {
+            self.check_scope(task, waiting);
         }
     }
 
@@ -183,7 +203,13 @@ impl Hub {
 
     /// Undoes [`Hub::arm_for_scope`], and unwinds if it was that which has resumed the task.
     #[cold]
-    pub(super) fn check_scope(&self, task: &Task) {
+    pub(super) fn check_scope(&self, task: &Task, waiting: State) {
+        while task.local.timed_out.get() && self.is_too_early(task, NEVER) {
+            task.local.state.set(waiting);
+            if let Err(Deadlock) = self.suspend(task, None) {
+                self.fail_deadlocked(task, waiting);
+            }
+        }
         task.local.deadline.set(NEVER);
         if task.local.timed_out.replace(false) {
             self.raise_expired_scope(task);
