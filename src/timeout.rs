@@ -117,7 +117,7 @@ pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapse
 /// When its time is up, the suspension point that its greenlet waits in (or the next one that it comes to) unwinds, once. Nobody catches that but
 /// `std::panic::catch_unwind`; [`is_cause_of`](Self::is_cause_of) tells whether it was this one. If nobody does, it ends the greenlet, like a panic without a message.
 ///
-/// It limits the greenlet that has started it. Dropping it cancels it.
+/// It limits the greenlet that has started it, and may be cancelled by another one of the thread. Dropping it cancels it.
 ///
 /// # Examples
 ///
@@ -131,6 +131,13 @@ pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapse
 /// assert!(overall.is_cause_of(&*result.unwrap_err()));
 /// sleep(Duration::from_millis(1));    // it has fired: it is no limit any more
 /// overall.cancel();
+/// ```
+///
+/// It stays on its thread:
+///
+/// ```compile_fail,E0277
+/// let timeout = switchgrass::Timeout::start_new(std::time::Duration::MAX);
+/// std::thread::spawn(move || drop(timeout));
 /// ```
 #[derive(Debug)]
 pub struct Timeout {

@@ -263,6 +263,13 @@ impl Builder {
 /// let greenlet = switchgrass::spawn(|| std::rc::Rc::new(()));
 /// std::thread::spawn(move || greenlet.join());
 /// ```
+///
+/// With one that is not `Sync`, only one thread has it at a time:
+///
+/// ```compile_fail,E0277
+/// let greenlet = switchgrass::spawn(|| std::cell::Cell::new(0));
+/// std::thread::scope(|s| { s.spawn(|| greenlet.value().map(|cell| cell.set(1))); });
+/// ```
 pub struct Greenlet<T> {
     handle: TaskHandle,
     /// Within the task, which `handle` keeps alive.
