@@ -298,11 +298,13 @@ impl ThreadPool {
     }
 
     /// How many jobs may run at once.
+    #[doc(alias = "maxsize")]
     pub fn max(&self) -> usize {
         self.crew().max()
     }
 
     /// Sets how many jobs may run at once. Does not wait: if more run now, they go on, and no other begins until they are fewer. Does not switch.
+    #[doc(alias = "maxsize")]
     pub fn set_max(&self, max: usize) {
         self.crew().set_max(max);
     }

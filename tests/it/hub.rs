@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use switchgrass::{
-    Builder, Elapsed, current, joinall, park, park_timeout, sleep, sleep_until, spawn, spawn_later, testing,
-    timeout, unblock, yield_now,
+    Builder, Elapsed, current, joinall, park, park_timeout, sleep, sleep_until, spawn, spawn_later, stats,
+    testing, timeout, unblock, yield_now,
 };
 
 use crate::util::{Clock, Drops, HOUR, Log, OnDrop, catch, forever, is_exit, secs, text, time_limit};
@@ -124,6 +124,43 @@ fn a_real_sleep_takes_at_least_its_time() {
     let before = testing::now();
     sleep(Duration::from_millis(2));
     assert!(testing::now() - before >= Duration::from_millis(2));
+}
+
+#[test]
+fn waits_shorter_than_the_resolution_of_epoll_do_not_spin() {
+    let before = stats::here().polls;
+    for _ in 0..20 {
+        sleep(Duration::from_micros(300));
+    }
+    let polls = stats::here().polls - before;
+    assert!((20..=60).contains(&polls), "{polls} polls for 20 sleeps");
+}
+
+#[test]
+fn a_computation_before_a_sleep_or_a_limit_shortens_neither() {
+    fn compute() {
+        let begin = testing::now();
+        while testing::now() - begin < Duration::from_millis(5) {}
+    }
+    let short = Duration::from_millis(2);
+    spawn(move || {
+        compute();
+        let before = testing::now();
+        sleep(short);
+        assert!(testing::now() - before >= short);
+
+        compute();
+        let before = testing::now();
+        assert_eq!(timeout(short, || sleep(HOUR)), Err(Elapsed));
+        assert!(testing::now() - before >= short);
+
+        compute();
+        let before = testing::now();
+        spawn_later(short, || ()).join().unwrap();
+        assert!(testing::now() - before >= short);
+    })
+    .join()
+    .unwrap();
 }
 
 // ---- Fairness -----------------------------------------------------------------------------------------------------------
