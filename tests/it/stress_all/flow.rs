@@ -235,7 +235,7 @@ impl Actor {
     }
 
     pub(super) fn put(&self, put: impl FnOnce(Item) -> Result<(), Item>) -> bool {
-        self.world.items.put(self.below(10), put)
+        self.world.items.put(self.below(10), None, put)
     }
 
     pub(super) fn got(&self, item: Item) {
@@ -471,13 +471,14 @@ fn own_channel(actor: &Actor) {
     });
 }
 
-/// With workers, which may be killed; and tasks that are done.
+/// With workers, which may be killed; and tasks that are done. If nothing interrupts this, nothing was lost.
 fn own_queue(actor: &Actor) {
     let queue = match actor.below(4) {
         3 => Queue::unbounded(),
         capacity => Queue::bounded(capacity as usize),
     };
-    let count = actor.below(8);
+    let may_be_lost = Arc::new(AtomicBool::new(true));
+    let ends_at_once = actor.below(2) == 0;
     scope(|s| {
         for _ in 0..1 + actor.below(3) {
             s.spawn(|| {
@@ -492,19 +493,21 @@ fn own_queue(actor: &Actor) {
         }
         // Whatever comes: the workers end.
         let _end = End(&queue);
-        let put = (0..count).filter(|_| {
-            actor.put(|item| queue.put_timeout(item, actor.time()).map_err(PutError::into_inner))
-        });
-        let put = put.count();
-        if actor.below(2) == 0 && queue.join_timeout(actor.time()) {
-            check(queue.unfinished() == 0, || format!("{} of {put} are not done", queue.unfinished()));
+        for _ in 0..actor.below(8) {
+            let put = |item| queue.put_timeout(item, actor.time()).map_err(PutError::into_inner);
+            actor.world.items.put(0, Some(&may_be_lost), put);
         }
-        if actor.below(2) == 0 {
+        if actor.below(2) == 0 && queue.join_timeout(actor.time()) {
+            check(queue.unfinished() == 0, || format!("{} are not done", queue.unfinished()));
+        }
+        if ends_at_once {
             queue.shutdown_now().into_iter().for_each(|item| actor.got(item));
         }
     });
     queue.shutdown_now().into_iter().for_each(|item| actor.got(item));
-    check(queue.unfinished() == 0, || format!("{} of {count} are not done", queue.unfinished()));
+    check(queue.unfinished() == 0, || format!("{} are not done", queue.unfinished()));
+    // What is on its way to one who is killed then is dropped.
+    may_be_lost.store(ends_at_once, SeqCst);
 }
 
 struct Done<'a>(&'a Queue<Item>);

@@ -49,8 +49,13 @@ impl Items {
     }
 
     /// Has it put by `put`, which gives it back if it is not in. If that unwinds, it may be in or not.
-    pub(super) fn put(&self, rank: u64, put: impl FnOnce(Item) -> Result<(), Item>) -> bool {
-        let item = self.make(rank, None);
+    pub(super) fn put(
+        &self,
+        rank: u64,
+        may_be_lost: Option<&Arc<AtomicBool>>,
+        put: impl FnOnce(Item) -> Result<(), Item>,
+    ) -> bool {
+        let item = self.make(rank, may_be_lost);
         let fate = Arc::clone(&item.fate);
         fate.settle(put(item))
     }
