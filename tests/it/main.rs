@@ -4,6 +4,7 @@
 
 mod channel;
 mod dns;
+mod dump;
 mod fs;
 mod future;
 mod generator;
@@ -13,6 +14,7 @@ mod io;
 mod kill;
 mod links;
 mod local;
+mod monitor;
 mod net;
 mod net_udp;
 mod net_unix;
