@@ -48,7 +48,7 @@ fn main() {
     clock.join().expect("it only sleeps");
 
     // The same, with less to write.
-    say!("map {:?}", pool.map([5, 6, 7], slow_square));
+    say!("map {:?}", pool.map(slow_square, [5, 6, 7]));
 
     // Jobs that borrow: they end before their scope does.
     let words = ["switch", "green", "grass"];

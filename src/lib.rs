@@ -26,11 +26,14 @@
 //!
 //! # What there is
 //!
-//! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`sleep`], [`timeout`], [`scope()`] for those that
-//!   borrow, [`unblock`] for work that can only block.
-//! - **OS threads**: [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
-//! - **Sockets**: [`net`], with std's types and methods; [`server`]s for streams and datagrams.
+//! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`Greenlet::link`], [`sleep`], [`timeout`], [`scope()`] for those that
+//!   borrow, [`wait()`] for several things at once, [`green_local!`] for values of their own.
+//! - **Waiting for each other**: [`sync`], [`channel`] with [`select!`], [`queue`], [`pool`].
+//! - **OS threads**: [`unblock`] and [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
+//! - **Descriptors**: [`net`], with std's types and methods; [`server`]s for streams and datagrams; [`io`]; [`select`](mod@select).
 //! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
+//! - **Async code**: [`block_on`]; a [`Greenlet`] is a future.
+//! - **Looking inside**: [`stats`], [`trace`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
 //!
 //! # How it works
@@ -94,12 +97,12 @@ mod wait;
 
 pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};
 pub use crate::greenlet::{
-    Builder, Exit, ExitReason, Greenlet, Handle, LinkId, Scope, ScopedGreenlet, block_on, current, joinall,
-    joinall_raise, joinall_timeout, killall, killall_timeout, park, park_timeout, scope, spawn, spawn_later,
-    yield_now,
+    AnyGreenlet, Builder, Exit, ExitReason, Greenlet, Handle, LinkId, Scope, ScopedGreenlet, block_on,
+    current, joinall, joinall_raise, joinall_timeout, killall, killall_timeout, park, park_timeout, scope,
+    spawn, spawn_later, yield_now,
 };
 pub use crate::hub::TraceEvent;
-pub use crate::ready::{IWait, Waitable, iwait, wait};
+pub use crate::ready::{FdWait, IWait, Waitable, iwait, wait};
 pub use crate::switch::{Coroutine, ParentError, SwitchError, Tracer, set_tracer};
 pub use crate::task::GreenletExit;
 pub use crate::threadpool::unblock;

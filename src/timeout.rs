@@ -92,6 +92,7 @@ impl From<Elapsed> for std::io::Error {
 /// ```
 ///
 /// May switch to other greenlets if `f` does.
+#[doc(alias = "with_timeout")]
 pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapsed> {
     unwind::require("timeout()");
     let hub = hub();
@@ -198,6 +199,7 @@ impl Timeout {
     }
 
     /// Whether it is started, and has not fired.
+    #[doc(alias = "pending")]
     pub fn is_pending(&self) -> bool {
         self.scope().is_some_and(|scope| !scope.fired.get())
     }

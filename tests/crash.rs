@@ -457,7 +457,7 @@ fn deadlock_after_pools() {
     for round in 0..3 {
         for pool in &pools {
             let both = Arc::new(std::sync::Barrier::new(pool.max()));
-            pool.map(vec![both; pool.max()], |both| both.wait().is_leader());
+            pool.map(|both| both.wait().is_leader(), vec![both; pool.max()]);
         }
         // One that leaves is not counted any more.
         if round == 1 {

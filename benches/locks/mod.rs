@@ -1,11 +1,10 @@
-//! Locks, events and queues: each operation should cost an atomic or two, or a switch.
+//! Locks and events: each operation should cost an atomic or two, or a switch.
 
 use std::cell::Cell;
 use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Instant;
 
-use switchgrass::queue::Queue;
 use switchgrass::sync::{Event, Mutex, RwLock, Semaphore};
 use switchgrass::{joinall, spawn, yield_now};
 
@@ -96,32 +95,4 @@ pub(crate) fn event(keys: &Keys) -> Outcome {
     let elapsed = start.elapsed();
     check("waits that ended", count.get(), n * 2)?;
     Ok((per(elapsed, n * 2), "ns/set and wait", vec![]))
-}
-
-/// Two greenlets over two queues of capacity 1.
-pub(crate) fn queue(keys: &Keys) -> Outcome {
-    let n = keys.number("n", 4_000_000) / 2;
-    let queues = Rc::new([Queue::bounded(1), Queue::bounded(1)]);
-    let start = Instant::now();
-    let pong = spawn({
-        let queues = Rc::clone(&queues);
-        move || {
-            for _ in 0..n {
-                let request: u64 = queues[0].get().expect("ping puts it");
-                queues[1].put(request + 1).expect("it is open");
-            }
-        }
-    });
-    let ping = spawn(move || {
-        let answers = (0..n).filter(|&i| {
-            queues[0].put(i).expect("it is open");
-            queues[1].get() == Ok(i + 1)
-        });
-        answers.count()
-    });
-    let right = ping.join().expect("it does not panic");
-    pong.join().expect("it does not panic");
-    let elapsed = start.elapsed();
-    check("right answers", right as u64, n)?;
-    Ok((per(elapsed, n * 2), "ns/message", vec![]))
 }

@@ -485,10 +485,13 @@ impl Hub {
         self.closing.get().is_some()
     }
 
-    /// From now on this hub's time stands still while anything is ready, and jumps to the next deadline when nothing is.
+    /// From now on this hub's time stands still while anything is ready, and jumps to the next deadline when nothing is. And its dice fall as those of any
+    /// other hub that does this: what is run twice is the same twice.
     pub(crate) fn use_virtual_clock(&self) {
         if self.virtual_now.get().is_none() {
             self.virtual_now.set(Some(clock::now()));
+            self.turn_started.set(self.read_clock());
+            self.dice.set(0);
         }
     }
 

@@ -300,6 +300,8 @@ impl Hub {
         match self.take_stack(task) {
             Ok(stack) => {
                 task.local.stack_low.set(stack.low().as_ptr().expose_provenance());
+                // Killed before the time it was to start at: that is no deadline of the first wait in a destructor.
+                task.local.deadline.set(NEVER);
                 let context = Context::new(stack, task.ptr(), run_task);
                 // SAFETY: as in `resume`.
                 unsafe { &mut *task.local.context.get() }.insert(context).resume()

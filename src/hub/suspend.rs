@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use super::{Deadlock, Hub, ScopeExpired, Unwinding, Wake};
 use crate::coro::unwind;
 use crate::sys::clock::{NEVER, Nanos};
-use crate::task::{GreenletExit, Interrupt, Reason, Scope, State, Task, TaskRef, Waker};
+use crate::task::{GreenletExit, Interrupt, PARKED, Reason, Scope, State, Task, TaskRef, Waker};
 
 impl Hub {
     /// The task that is running.
@@ -95,15 +95,19 @@ impl Hub {
             return Ok(Wake::Notified);
         }
         local.reason.set(reason);
-        local.timed_out.set(false);
-        let nearest = deadline.min(self.nearest_scope(task));
-        if nearest != NEVER {
-            self.timers.borrow_mut().arm(task, nearest);
-        }
-        local.state.set(State::Parked);
-        let result = self.suspend(task, None);
-
-        local.deadline.set(NEVER);
+        let result = loop {
+            local.timed_out.set(false);
+            let nearest = deadline.min(self.nearest_scope(task));
+            if nearest != NEVER {
+                self.timers.borrow_mut().arm(task, nearest);
+            }
+            local.state.set(State::Parked);
+            let result = self.suspend(task, None);
+            local.deadline.set(NEVER);
+            if !local.timed_out.get() || !self.is_false_alarm(task, deadline) {
+                break result;
+            }
+        };
         local.notified.set(false);
         local.epoch.set(local.epoch.get().wrapping_add(1));
         if let Err(Deadlock) = result {
@@ -114,12 +118,30 @@ impl Hub {
             self.deliver_interrupt(task);
         }
         if local.timed_out.get() {
-            if deadline > self.nearest_scope(task) {
+            let nearest = self.nearest_scope(task);
+            if self.is_due(nearest) && nearest < deadline {
                 self.raise_expired_scope(task);
             }
-            return Ok(Wake::TimedOut);
+            if self.is_due(deadline) {
+                return Ok(Wake::TimedOut);
+            }
         }
         Ok(Wake::Notified)
+    }
+
+    /// Whether a deadline had come when the timers were looked at.
+    fn is_due(&self, deadline: Nanos) -> bool {
+        deadline <= self.now.get()
+    }
+
+    /// Whether the task was resumed for nothing: the `Timeout` that its alarm was set for was cancelled by somebody else, and nothing else has happened
+    /// since.
+    #[cold]
+    fn is_false_alarm(&self, task: &Task, deadline: Nanos) -> bool {
+        let local = &task.local;
+        let is_unparked = local.reason.get().text == PARKED.text && local.unpark_token.get();
+        let is_ended = local.notified.get() || local.interrupted.get() || is_unparked;
+        !is_ended && !self.is_due(deadline.min(self.nearest_scope(task)))
     }
 
     /// Lets every other task that is ready run first. Does nothing while unwinding.
@@ -158,7 +180,8 @@ impl Hub {
     #[inline(always)]
     pub(crate) fn switch_to(&self, target: &Task, waiting: State) {
         let task = self.current();
-        if !task.local.scopes.get().is_null() {
+        let is_limited = !task.local.scopes.get().is_null();
+        if is_limited {
             self.arm_for_scope(task);
         }
         debug_assert!(target.local.state.get().is_suspended());
@@ -166,8 +189,8 @@ impl Hub {
         if let Err(Deadlock) = self.suspend(task, Some(target.ptr())) {
             self.fail_deadlocked(task, waiting);
         }
-        if !task.local.scopes.get().is_null() {
-            self.check_scope(task);
+        if is_limited {
+            self.check_scope(task, waiting);
         }
     }
 
@@ -181,12 +204,23 @@ impl Hub {
         }
     }
 
-    /// Undoes [`Hub::arm_for_scope`], and unwinds if it was that which has resumed the task.
+    /// Undoes [`Hub::arm_for_scope`], and unwinds if it was that which has resumed the task. After a false alarm, waits on.
     #[cold]
-    pub(super) fn check_scope(&self, task: &Task) {
+    pub(super) fn check_scope(&self, task: &Task, waiting: State) {
         task.local.deadline.set(NEVER);
-        if task.local.timed_out.replace(false) {
-            self.raise_expired_scope(task);
+        while task.local.timed_out.replace(false) {
+            if self.is_due(self.nearest_scope(task)) {
+                self.raise_expired_scope(task);
+            }
+            if task.local.interrupted.get() {
+                return;
+            }
+            self.arm_for_scope(task);
+            task.local.state.set(waiting);
+            if let Err(Deadlock) = self.suspend(task, None) {
+                self.fail_deadlocked(task, waiting);
+            }
+            task.local.deadline.set(NEVER);
         }
     }
 

@@ -40,6 +40,7 @@ const NOBODY: u64 = 0;
 /// add_one();
 /// assert_eq!(guard.get(), 2);
 /// ```
+#[doc(alias = "RLock")]
 pub struct ReentrantMutex<T: ?Sized> {
     raw: RawMutex,
     /// The id of the task that has it.

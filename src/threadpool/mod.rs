@@ -220,9 +220,9 @@ impl ThreadPool {
     ///
     /// ```
     /// let pool = switchgrass::threadpool::ThreadPool::new(2);
-    /// assert_eq!(pool.map(["a", "bcd", "ef"], str::len), [1, 3, 2]);
+    /// assert_eq!(pool.map(str::len, ["a", "bcd", "ef"]), [1, 3, 2]);
     /// ```
-    pub fn map<I, F, T>(&self, items: I, f: F) -> Vec<T>
+    pub fn map<I, F, T>(&self, f: F, items: I) -> Vec<T>
     where
         I: IntoIterator,
         I::Item: Send + 'static,
@@ -298,11 +298,13 @@ impl ThreadPool {
     }
 
     /// How many jobs may run at once.
+    #[doc(alias = "maxsize")]
     pub fn max(&self) -> usize {
         self.crew().max()
     }
 
     /// Sets how many jobs may run at once. Does not wait: if more run now, they go on, and no other begins until they are fewer. Does not switch.
+    #[doc(alias = "maxsize")]
     pub fn set_max(&self, max: usize) {
         self.crew().set_max(max);
     }

@@ -126,6 +126,33 @@ fn a_real_sleep_takes_at_least_its_time() {
     assert!(testing::now() - before >= Duration::from_millis(2));
 }
 
+#[test]
+fn a_computation_before_a_sleep_or_a_limit_shortens_neither() {
+    fn compute() {
+        let begin = testing::now();
+        while testing::now() - begin < Duration::from_millis(5) {}
+    }
+    let short = Duration::from_millis(2);
+    spawn(move || {
+        compute();
+        let before = testing::now();
+        sleep(short);
+        assert!(testing::now() - before >= short);
+
+        compute();
+        let before = testing::now();
+        assert_eq!(timeout(short, || sleep(HOUR)), Err(Elapsed));
+        assert!(testing::now() - before >= short);
+
+        compute();
+        let before = testing::now();
+        spawn_later(short, || ()).join().unwrap();
+        assert!(testing::now() - before >= short);
+    })
+    .join()
+    .unwrap();
+}
+
 // ---- Fairness -----------------------------------------------------------------------------------------------------------
 
 #[test]

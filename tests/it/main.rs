@@ -27,6 +27,7 @@ mod server_datagram;
 mod signal;
 mod stats;
 mod stress;
+mod stress_all;
 mod switch;
 mod sync;
 mod sync_std;

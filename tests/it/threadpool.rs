@@ -193,12 +193,13 @@ fn many_jobs_at_once_never_exceed_max() {
     static RUNNING: AtomicUsize = AtomicUsize::new(0);
     static MOST: AtomicUsize = AtomicUsize::new(0);
     let pool = ThreadPool::new(3);
-    let squares = pool.map(0..200_u64, |n| {
+    let square = |n| {
         MOST.fetch_max(RUNNING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         thread::yield_now();
         RUNNING.fetch_sub(1, Ordering::SeqCst);
         n * n
-    });
+    };
+    let squares = pool.map(square, 0..200_u64);
     assert!(squares.into_iter().eq((0..200).map(|n| n * n)));
     assert!((1..=3).contains(&MOST.load(Ordering::SeqCst)));
 }
@@ -407,7 +408,7 @@ fn a_job_may_spawn_map_and_join_in_its_own_full_pool() {
     let result = POOL.apply(|| {
         let jobs: Vec<_> = (0..3).map(|n| POOL.spawn(move || n)).collect();
         let joined: i32 = jobs.into_iter().rev().map(|job| job.join().unwrap()).sum();
-        (joined, POOL.map(0..3, |n| n * n), POOL.len())
+        (joined, POOL.map(|n| n * n, 0..3), POOL.len())
     });
     assert_eq!(result, (3, vec![0, 1, 4], 1));
 }
@@ -448,7 +449,7 @@ fn a_job_that_waits_for_its_own_pool_to_be_idle_is_told_so() {
 fn map_raises_the_first_panic_in_the_order_of_the_items() {
     time_limit();
     let pool = ThreadPool::new(4);
-    let panics = catch(|| pool.map([0, 1, 2, 3], |n| if n >= 2 { panic_any(n) } else { n })).unwrap_err();
+    let panics = catch(|| pool.map(|n| if n >= 2 { panic_any(n) } else { n }, [0, 1, 2, 3])).unwrap_err();
     assert_eq!(*panics.downcast::<i32>().unwrap(), 2);
 }
 
