@@ -11,12 +11,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::coro::trace::forget_symbols;
 use crate::coro::unwind;
 use crate::dump;
 use crate::greenlet;
-use crate::hub::hub;
-use crate::hub::inspect::{Answer as Seen, Asked, Doing, Snapshot, TaskView, Wanted, ask_others};
+use crate::hub::inspect::{self, Doing, TaskView, Wanted, ask_others};
 use crate::hub::tree::{Names, write_tree};
+use crate::hub::{Hub, hub};
 use crate::stats;
 use crate::task::{Kind, Reason};
 use crate::threadpool::unblock_for;
@@ -94,68 +95,68 @@ fn the_id(text: &str) -> Result<u64, String> {
     })
 }
 
-/// What was found when all hubs were looked at: the results, and the threads of those that did not answer.
+/// What the hubs have answered, and the threads of those that have not.
 struct Found<T> {
-    seen: Vec<T>,
+    answers: Vec<T>,
     busy: Vec<String>,
-}
-
-impl<T> Found<T> {
-    /// Why something was not found.
-    fn none(&self, id: u64) -> String {
-        match &self.busy[..] {
-            [] => format!("nobody who lives has the id {id}: `ps` tells the ids"),
-            busy => format!(
-                "nobody has the id {id} but perhaps one on thread {}, whose hub is busy: `bt` tells with what",
-                busy.join(", ")
-            ),
-        }
-    }
 }
 
 /// Asks all hubs the same, and has `then` make something of it, on a thread of the pool. May switch.
 fn look<T: Send + 'static, R: Send + 'static>(
-    question: impl Fn(&crate::hub::Hub) -> T + Clone + Send + 'static,
+    question: impl Fn(&Hub) -> T + Clone + Send + 'static,
     then: impl FnOnce(Found<T>) -> R + Send + 'static,
 ) -> R {
     let hub = hub();
-    let own = (hub.incarnation, question(hub));
+    let (own, answer) = (hub.incarnation, question(hub));
     unblock_for(Reason::new("backdoor: what other hubs answer"), move || {
         let until = Instant::now() + PATIENCE;
-        let asked = ask_others(Some(own.0), question);
-        let mut found = Found { seen: vec![own.1], busy: Vec::new() };
-        for answer in asked.into_iter().filter_map(|asked: Asked<T>| asked.wait(until)) {
-            match answer {
-                Seen::Here(answer) => found.seen.push(answer),
-                Seen::Busy { home, .. } => found.busy.push(home.thread_name()),
+        let mut found = Found { answers: vec![answer], busy: Vec::new() };
+        for asked in ask_others(Some(own), question) {
+            match asked.wait(until) {
+                Some(inspect::Answer::Here(answer)) => found.answers.push(answer),
+                Some(inspect::Answer::Busy { home, .. }) => found.busy.push(home.thread_name()),
+                None => {}
             }
         }
         then(found)
     })
 }
 
+/// Asks hubs about the task with this id until one has it. May switch.
+fn find<T: Send + 'static>(
+    id: u64,
+    question: impl Fn(&Hub) -> Option<T> + Clone + Send + 'static,
+) -> Result<T, String> {
+    if let Some(own) = question(hub()) {
+        return Ok(own);
+    }
+    look(question, move |found| match (found.answers.into_iter().flatten().next(), &found.busy[..]) {
+        (Some(found), _) => Ok(found),
+        (None, []) => Err(format!("nobody who lives has the id {id}: `ps` tells the ids")),
+        (None, busy) => Err(format!(
+            "nobody has the id {id}, unless on thread {}, whose hub is busy: `bt` tells with what",
+            Plain(&busy.join(", "))
+        )),
+    })
+}
+
 fn ps(rows: usize) -> String {
-    look(
-        |hub| hub.snapshot(Wanted::NO_TRACES),
-        move |mut found: Found<Snapshot>| {
-            found.seen.sort_unstable_by_key(|snapshot| snapshot.hub);
-            let mut text =
-                "#ID\tHUB\tKIND\tSTATE\tSECONDS\tSPAWNED_BY\tNAME\tSPAWNED_AT\tWAITS_FOR\n".to_owned();
-            for snapshot in &found.seen {
-                for task in snapshot.tasks.iter().take(rows) {
-                    row(&mut text, snapshot.hub, task);
-                }
-                let more = snapshot.tasks.len().saturating_sub(rows);
-                if more > 0 {
-                    line(&mut text, format_args!("# and {more} more on hub {}", snapshot.hub));
-                }
+    let question = |hub: &Hub| hub.snapshot(Wanted { traces: 0, frames: 0, only: None });
+    look(question, move |mut found| {
+        found.answers.sort_unstable_by_key(|snapshot| snapshot.hub);
+        let mut text = "#ID\tHUB\tKIND\tSTATE\tSECONDS\tSPAWNED_BY\tNAME\tSPAWNED_AT\tWAITS_FOR\n".to_owned();
+        for snapshot in &found.answers {
+            snapshot.tasks.iter().take(rows).for_each(|task| row(&mut text, snapshot.hub, task));
+            let more = snapshot.tasks.len().saturating_sub(rows);
+            if more > 0 {
+                line(&mut text, format_args!("# and {more} more on hub {}", snapshot.hub));
             }
-            for thread in &found.busy {
-                line(&mut text, format_args!("# the hub of thread {} is busy: `bt` tells with what", Plain(thread)));
-            }
-            text
-        },
-    )
+        }
+        for thread in &found.busy {
+            line(&mut text, format_args!("# the hub of thread {} is busy: `bt` tells with what", Plain(thread)));
+        }
+        text
+    })
 }
 
 fn row(text: &mut String, hub: u64, task: &TaskView) {
@@ -190,18 +191,15 @@ fn row(text: &mut String, hub: u64, task: &TaskView) {
 }
 
 fn backtrace(id: u64) -> Result<String, String> {
-    look(
-        move |hub| hub.snapshot(Wanted { traces: 1, frames: FRAMES, only: Some(id) }),
-        move |found| {
-            let Some(snapshot) = found.seen.iter().find(|snapshot| !snapshot.tasks.is_empty()) else {
-                return Err(found.none(id));
-            };
-            let mut text = String::new();
-            // A String takes whatever is written to it.
-            let _ = write_tree(&mut text, snapshot, &mut Names::new(), 0, 1);
-            Ok(text.trim_start_matches('\n').to_owned())
-        },
-    )
+    let wanted = Wanted { traces: 1, frames: FRAMES, only: Some(id) };
+    let snapshot = find(id, move |hub| Some(hub.snapshot(wanted)).filter(|found| !found.tasks.is_empty()))?;
+    Ok(unblock_for(Reason::new("backdoor: names of functions"), move || {
+        let mut text = String::new();
+        // A String takes whatever is written to it.
+        let _ = write_tree(&mut text, &snapshot, &mut Names::new(), 0, 1);
+        forget_symbols();
+        text.trim_start_matches('\n').to_owned()
+    }))
 }
 
 fn statistics() -> String {
@@ -228,10 +226,7 @@ fn kill(id: u64) -> Result<String, String> {
     if !unwind::is_possible() {
         return Err("a kill unwinds, and this program is built with panic = \"abort\"".to_owned());
     }
-    let task = look(
-        move |hub| hub.find(id),
-        move |mut found| found.seen.iter_mut().find_map(Option::take).ok_or_else(|| found.none(id)),
-    )?;
+    let task = find(id, move |hub| hub.find(id))?;
     match task.shared().kind {
         Kind::Greenlet => {}
         Kind::Main | Kind::Loop => {
