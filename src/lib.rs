@@ -35,6 +35,7 @@
 //! - **Async code**: [`block_on`]; a [`Greenlet`] is a future.
 //! - **Looking inside**: [`stats`], [`trace`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
+//! - **Looking inside**: [`dump`], what every greenlet waits for, and where; [`monitor`], which finds those that hold up the others.
 //!
 //! # How it works
 //!
@@ -70,12 +71,14 @@ pub mod channel;
 mod coro;
 mod descriptor;
 pub mod dns;
+pub mod dump;
 pub mod fs;
 mod generator;
 mod greenlet;
 mod hub;
 pub mod io;
 pub mod local;
+pub mod monitor;
 pub mod net;
 pub mod pool;
 pub mod process;

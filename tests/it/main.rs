@@ -5,6 +5,7 @@
 mod backdoor;
 mod channel;
 mod dns;
+mod dump;
 mod fs;
 mod future;
 mod generator;
@@ -14,6 +15,7 @@ mod io;
 mod kill;
 mod links;
 mod local;
+mod monitor;
 mod net;
 mod net_udp;
 mod net_unix;
