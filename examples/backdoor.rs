@@ -10,6 +10,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 use std::{env, process};
 
@@ -25,13 +26,13 @@ fn ask(client: &mut BufReader<UnixStream>, command: &str) -> io::Result<Vec<Stri
     client.lines().take_while(|line| line.as_ref().map_or(true, |line| line != ".")).collect()
 }
 
-/// Something to look at: one that works now and then, and one that waits for an order that never comes.
 fn main() -> io::Result<()> {
     let given = env::args_os().nth(1).map(PathBuf::from);
     let path = given.clone().unwrap_or_else(|| env::temp_dir().join(format!("backdoor-{}", process::id())));
 
-    let orders = Queue::<u32>::unbounded();
-    let inbox = orders.clone();
+    // Something to look at: one that waits for an order that never comes, and one that wakes now and then.
+    let orders = Rc::new(Queue::<u32>::unbounded());
+    let inbox = Rc::clone(&orders);
     let cook = Builder::new().name("cook").spawn(move || inbox.get())?;
     let clock = Builder::new().name("clock").spawn(|| {
         loop {

@@ -75,7 +75,9 @@ pub(super) fn answer(line: &str) -> Answer {
             _ => Err("trace what? `trace start [N]` or `trace stop [FILE]`".to_owned()),
         },
         ("quit" | "help" | "tree" | "stats", _) => Err(format!("`{command}` stands alone")),
-        _ => Err(format!("there is no command `{}`: `help` tells which there are", Plain(&shortened(command)))),
+        _ => {
+            Err(format!("there is no command `{}`: `help` tells which there are", Plain(&shortened(command))))
+        }
     };
     Answer::Lines(text.map(String::into_bytes))
 }
@@ -153,7 +155,10 @@ fn ps(rows: usize) -> String {
             }
         }
         for thread in &found.busy {
-            line(&mut text, format_args!("# the hub of thread {} is busy: `bt` tells with what", Plain(thread)));
+            line(
+                &mut text,
+                format_args!("# the hub of thread {} is busy: `bt` tells with what", Plain(thread)),
+            );
         }
         text
     })
@@ -206,7 +211,8 @@ fn statistics() -> String {
     let mut text = "#HUB\tNAME\tVALUE\n".to_owned();
     for stats in stats::all() {
         let hub = stats.hub;
-        let mut add = |name: &str, value: &dyn Display| line(&mut text, format_args!("{hub}\t{name}\t{value}"));
+        let mut add =
+            |name: &str, value: &dyn Display| line(&mut text, format_args!("{hub}\t{name}\t{value}"));
         add("thread", &Plain(&stats.thread));
         add("switches", &stats.switches);
         add("polls", &stats.polls);

@@ -146,5 +146,6 @@ pub(crate) fn bind_unix(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     }
     let len = offset_of!(libc::sockaddr_un, sun_path) + path.len() + 1;
     // SAFETY: `address` is valid for reading `len` bytes: the path and the zero after it fit, as was just checked.
-    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len as libc::socklen_t) }).map(drop)
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len as libc::socklen_t) })
+        .map(drop)
 }

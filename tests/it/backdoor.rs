@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use switchgrass::backdoor::Backdoor;
 use switchgrass::net::{TcpStream, UnixListener, UnixStream};
-use switchgrass::{Builder, Coroutine, Greenlet, sleep, spawn, stats, timeout, unblock, yield_now};
+use switchgrass::{
+    Builder, Coroutine, Greenlet, sleep, spawn, spawn_later, stats, timeout, unblock, yield_now,
+};
 
 use crate::util::{Clock, catch, forever, in_child, is_exit, secs, time_limit};
 
@@ -162,7 +164,7 @@ fn ps_and_tree_show_greenlets_of_all_hubs() {
         let _backdoor = Backdoor::bind(place.socket()).unwrap();
         let (far, _thread) = other_hub("far");
         let near = named("near\t\n.\n", || forever());
-        let later = Builder::new().name("later").spawn_later(secs(3600), || {}).unwrap();
+        let later = spawn_later(secs(3600), || {});
         let coroutine = Coroutine::<()>::new(|()| ());
         let mut client = Client::new(&place.socket());
         // So that the other one has come to its wait.
@@ -182,14 +184,21 @@ fn ps_and_tree_show_greenlets_of_all_hubs() {
         assert_eq!((row[0], row[2], row[3]), (far.to_string().as_str(), "greenlet", "waits"));
         assert_ne!(row[1], main[1]);
         assert_eq!(columns("thread of far")[2], "main");
-        assert_eq!(columns("later")[..5], [&later.id().to_string(), main[1], "greenlet", "unstarted", "-"]);
-        let row = rows.values().find(|row| row[0] == coroutine.id().to_string()).unwrap();
-        assert_eq!((row[2].as_str(), row[3].as_str(), row[6].as_str()), ("coroutine", "unstarted", "-"));
         assert_eq!(columns("backdoor console")[3], "runs");
+        // Those have no names.
+        let rows = client.ask("ps");
+        let row = |id: u64| rows.iter().find(|row| row.starts_with(&format!("{id}\t"))).unwrap();
+        let columns = |id: u64| row(id).split('\t').collect::<Vec<_>>();
+        assert_eq!(columns(later.id())[1..5], [main[1], "greenlet", "unstarted", "-"]);
+        assert_eq!(columns(coroutine.id())[1..5], [main[1], "coroutine", "unstarted", "-"]);
+        assert_eq!(columns(coroutine.id())[6], "-");
 
         let few = client.ask("ps 1");
         assert_eq!(few.iter().filter(|line| !line.starts_with('#')).count(), 2, "{few:?}");
-        assert!(few.iter().any(|line| line.starts_with("# and ") && line.contains(" more on hub ")), "{few:?}");
+        assert!(
+            few.iter().any(|line| line.starts_with("# and ") && line.contains(" more on hub ")),
+            "{few:?}"
+        );
 
         let tree = client.ask("tree").join("\n");
         assert!(tree.contains(&format!("greenlet {far} 'far': waits: park")), "{tree}");
@@ -222,8 +231,14 @@ fn bt_shows_where_one_waits() {
         assert!(far[0].contains(" 'far': waits: park"), "{far:?}");
         assert!(far.iter().any(|line| line.contains("forever")), "{far:?}");
         let all = client.ask("bt").join("\n");
-        assert!(all.contains("'near'") && all.contains("'far'") && all.contains("a_place_to_be_found"), "{all}");
-        assert_eq!(client.ask("bt 999999"), ["error: nobody who lives has the id 999999: `ps` tells the ids"]);
+        assert!(
+            all.contains("'near'") && all.contains("'far'") && all.contains("a_place_to_be_found"),
+            "{all}"
+        );
+        assert_eq!(
+            client.ask("bt 999999"),
+            ["error: nobody who lives has the id 999999: `ps` tells the ids"]
+        );
         let own = ps(&mut client)["backdoor console"][0].clone();
         let own = client.ask(&format!("bt {own}"));
         assert!(own[0].contains("'backdoor console': runs"), "{own:?}");
@@ -243,11 +258,17 @@ fn kill_ends_a_greenlet_of_whichever_hub() {
         let id = near.id();
         assert_eq!(client.ask(&format!("kill {id}")), [format!("killed {id}")]);
         assert!(is_exit(&near.join()));
-        assert_eq!(client.ask(&format!("kill {id}")), [format!("error: nobody who lives has the id {id}: `ps` tells the ids")]);
+        assert_eq!(
+            client.ask(&format!("kill {id}")),
+            [format!("error: nobody who lives has the id {id}: `ps` tells the ids")]
+        );
 
         let main = ps(&mut client)["backdoor::kill_ends_a_greenlet_of_whichever_hub"][0].clone();
         let refused = client.ask(&format!("kill {main}"));
-        assert_eq!(refused, [format!("error: {main} is a thread's own context, which is not killed from outside")]);
+        assert_eq!(
+            refused,
+            [format!("error: {main} is a thread's own context, which is not killed from outside")]
+        );
         let coroutine = Coroutine::<()>::new(|()| ());
         let refused = client.ask(&format!("kill {}", coroutine.id()));
         assert!(refused[0].starts_with("error: ") && refused[0].contains("is a coroutine"), "{refused:?}");
@@ -291,7 +312,10 @@ fn a_busy_hub_is_named_and_holds_up_nobody_else() {
         assert!(lines.iter().any(|line| line.starts_with("# the hub of thread 'busy' ")), "{lines:?}");
         assert!(lines.iter().any(|line| line.contains("backdoor console")), "{lines:?}");
         let answer = client.ask("kill 999999");
-        assert!(answer[0].starts_with("error: nobody has the id 999999, unless on thread 'busy' "), "{answer:?}");
+        assert!(
+            answer[0].starts_with("error: nobody has the id 999999, unless on thread 'busy' "),
+            "{answer:?}"
+        );
         drop(go_on);
         busy.unwrap().join().unwrap();
     });
