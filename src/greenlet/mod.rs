@@ -2,9 +2,11 @@
 
 #![allow(unsafe_code)]
 
+mod block_on;
 mod future;
 mod links;
 mod packet;
+mod result;
 mod scope;
 
 use std::any::Any;
@@ -25,9 +27,10 @@ use crate::task::{
     GreenletExit, Kind, Listener, Message, Origin, PARKED, Reason, TaskHandle, TaskRef, WatchSet, Watcher,
 };
 
-pub use self::future::block_on;
+pub use self::block_on::block_on;
 pub use self::links::{Exit, ExitReason, LinkId};
-use self::packet::{Look, Packet, ResultPart};
+use self::packet::Packet;
+use self::result::{Look, ResultPart};
 pub use self::scope::{Scope, ScopedGreenlet, scope};
 
 /// Runs `f` in a new greenlet of this thread, soon: when the current one waits, after those spawned before.

@@ -12,6 +12,7 @@ pub(crate) mod mem;
 pub(crate) mod names;
 pub(crate) mod process;
 pub(crate) mod signal;
+pub(crate) mod sync;
 
 use std::io;
 

@@ -2,27 +2,16 @@
 //!
 //! Homes are never freed, so that a task of a thread that has ended can still be asked for its home; a new
 //! hub moves into an empty one. `incarnation` tells the hubs apart.
-//!
-//! **Inbox protocol.** Nobody makes a system call while the hub is awake, and no message is slept over:
-//!
-//! ```text
-//!   sender                                  hub, before it sleeps
-//!   1. push the message                     1. sleeping = true
-//!   2. pending = true                       2. if pending: sleeping = false, do not sleep
-//!   3. if sleeping.swap(false): wake it     3. poll; then sleeping = false
-//! ```
-//!
-//! All four accesses are sequentially consistent. If the sender's 3 misses `sleeping`, it came before the
-//! hub's 1, so the hub's 2 comes after the sender's 2 and sees the message.
 
 use std::alloc::Layout;
 use std::cell::Cell;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cells::{self, Cells};
+use super::inbox::Inbox;
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
 use crate::sys::clock::Nanos;
@@ -62,13 +51,8 @@ pub(crate) struct Home {
     ready: ReadyQueue,
     /// Owner's thread only.
     cells: Cells,
-    /// Which hub lives here; 0: none.
-    incarnation: AtomicU64,
-    inbox: Mutex<Vec<Message>>,
-    /// The inbox may hold something.
-    pending: AtomicBool,
-    /// The hub sleeps, or is about to, and wants to be woken.
-    sleeping: AtomicBool,
+    /// Its owner is the hub that lives here.
+    inbox: Inbox<Message>,
     /// What wakes the poller. Set before the hub sleeps for the first time.
     alarm: Mutex<Option<mio::Waker>>,
     thread_name: Mutex<String>,
@@ -91,10 +75,7 @@ impl Home {
             Box::leak(Box::new(Home {
                 ready: ReadyQueue::new(),
                 cells: Cells::new(),
-                incarnation: AtomicU64::new(0),
-                inbox: Mutex::default(),
-                pending: AtomicBool::new(false),
-                sleeping: AtomicBool::new(false),
+                inbox: Inbox::new(),
                 alarm: Mutex::default(),
                 thread_name: Mutex::default(),
             }))
@@ -104,7 +85,7 @@ impl Home {
             Some(name) => format!("'{name}' ({:?})", thread.id()),
             None => format!("{:?}", thread.id()),
         };
-        home.incarnation.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
+        home.inbox.open(NEXT.fetch_add(1, Ordering::Relaxed));
         HERE.set(Some(home));
         home
     }
@@ -112,23 +93,16 @@ impl Home {
     /// The hub is gone: later messages are dropped, and another thread may move in.
     pub(crate) fn move_out(&'static self) {
         HERE.set(None);
-        let left = {
-            let mut inbox = lock(&self.inbox);
-            self.incarnation.store(0, Ordering::Release);
-            std::mem::take(&mut *inbox)
-        };
-        drop(left);
+        drop(self.inbox.close());
         self.ready.clear();
         self.cells.clear();
-        self.pending.store(false, Ordering::SeqCst);
-        self.sleeping.store(false, Ordering::SeqCst);
         *lock(&self.alarm) = None;
         lock(&EMPTY_HOMES).push(self);
     }
 
     #[inline]
     pub(crate) fn incarnation(&self) -> u64 {
-        self.incarnation.load(Ordering::Acquire)
+        self.inbox.owner()
     }
 
     #[inline]
@@ -158,48 +132,16 @@ impl Home {
 
     /// Leaves a message for the hub of that incarnation. If it is gone, so are its tasks: nobody misses it.
     pub(crate) fn post(&self, incarnation: u64, message: Message) {
-        {
-            let mut inbox = lock(&self.inbox);
-            if self.incarnation() != incarnation {
-                drop(inbox);
-                drop(message);
-                return;
-            }
-            inbox.push(message);
-        }
-        self.pending.store(true, Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::SeqCst)
+        if self.inbox.post(incarnation, message)
             && let Some(alarm) = &*lock(&self.alarm)
         {
             alarm.wake().expect("waking a hub writes to an eventfd of our own");
         }
     }
 
-    /// Whether [`Home::collect`] would find something.
     #[inline]
-    pub(crate) fn has_mail(&self) -> bool {
-        self.pending.load(Ordering::Relaxed)
-    }
-
-    /// What other threads have left. Owner only.
-    pub(crate) fn collect(&self) -> Vec<Message> {
-        self.pending.store(false, Ordering::SeqCst);
-        std::mem::take(&mut *lock(&self.inbox))
-    }
-
-    /// Announces that the hub is about to sleep. `false`: there is a message, do not. Owner only.
-    pub(crate) fn fall_asleep(&self) -> bool {
-        self.sleeping.store(true, Ordering::SeqCst);
-        if self.pending.load(Ordering::SeqCst) {
-            self.wake_up();
-            return false;
-        }
-        true
-    }
-
-    /// The hub is awake again. Owner only.
-    pub(crate) fn wake_up(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+    pub(crate) fn inbox(&self) -> &Inbox<Message> {
+        &self.inbox
     }
 
     /// Sets what wakes the poller.
