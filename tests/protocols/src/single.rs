@@ -1,0 +1,1 @@
+//! What needs one thread only, for Miri: the rules on pointers.
