@@ -72,7 +72,8 @@ impl Wake for Signal {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
+        // Not a store: what earlier wakes brought along must not be cut off by this one.
+        self.woken.swap(true, Ordering::Release);
         let waker = self.waiting.lock().take();
         if let Some(waker) = waker {
             waker.wake();

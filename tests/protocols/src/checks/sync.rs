@@ -38,10 +38,12 @@ fn a_mutex_is_not_lost_with_one_whose_deadline_comes() {
         let held = mutex.try_lock().unwrap();
         let waiter = {
             let mutex = Arc::clone(&mutex);
-            green(move || mutex.lock_timeout(SOON).is_ok_and(|mut value| {
-                *value += 1;
-                true
-            }))
+            green(move || {
+                mutex.lock_timeout(SOON).is_ok_and(|mut value| {
+                    *value += 1;
+                    true
+                })
+            })
         };
         waiter.task.expire();
         drop(held);

@@ -25,7 +25,6 @@ pub(crate) fn stock_up() {
     STOCK.set(new);
 }
 
-
 macro_rules! atomic {
     ($name:ident, $value:ty, $encode:expr, $decode:expr) => {
         /// Loom's atomics cannot be made in a `const fn`, so this takes one at its first access. It holds 0 then, so what is in it is the
@@ -44,7 +43,8 @@ macro_rules! atomic {
             }
 
             fn real(&self) -> &loom::sync::atomic::AtomicU64 {
-                self.real.get_or_init(|| STOCK.with_borrow_mut(|stock| stock.0.pop().expect("a larger stock")))
+                self.real
+                    .get_or_init(|| STOCK.with_borrow_mut(|stock| stock.0.pop().expect("a larger stock")))
             }
 
             fn encode(&self, value: $value) -> u64 {
@@ -115,7 +115,12 @@ macro_rules! atomic {
                         }
                         before => Err(before),
                     },
-                    _ => self.real().compare_exchange(old, new, weakened(success, wrong), weakened(failure, wrong)),
+                    _ => self.real().compare_exchange(
+                        old,
+                        new,
+                        weakened(success, wrong),
+                        weakened(failure, wrong),
+                    ),
                 };
                 done();
                 result.map(|value| self.decode(value)).map_err(|value| self.decode(value))
