@@ -15,12 +15,12 @@ use crate::sys::sync::UnsafeCell;
 use crate::task::TaskRef;
 
 /// A task that is run on a thread of its own.
-struct Green<R> {
-    task: TaskRef,
+pub(crate) struct Green<R> {
+    pub(crate) task: TaskRef,
     thread: thread::JoinHandle<Option<R>>,
 }
 
-fn green<R: Send + 'static>(f: impl FnOnce() -> R + Send + 'static) -> Green<R> {
+pub(crate) fn green<R: Send + 'static>(f: impl FnOnce() -> R + Send + 'static) -> Green<R> {
     let task = TaskRef::new();
     let own = task.clone();
     Green { task, thread: thread::spawn(move || own.run(f).ok()) }
@@ -28,7 +28,7 @@ fn green<R: Send + 'static>(f: impl FnOnce() -> R + Send + 'static) -> Green<R> 
 
 impl<R> Green<R> {
     /// `None`: it was killed.
-    fn join(self) -> Option<R> {
+    pub(crate) fn join(self) -> Option<R> {
         self.thread.join().unwrap()
     }
 }

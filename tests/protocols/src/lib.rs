@@ -32,8 +32,9 @@ mod task;
 mod wait;
 
 mod checks;
+#[cfg(not(feature = "loom"))]
+mod line;
 #[cfg(feature = "loom")]
 mod mistakes;
 #[cfg(feature = "loom")]
 mod seen;
-mod single;

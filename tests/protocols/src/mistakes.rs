@@ -187,7 +187,7 @@ pub(crate) const MISTAKES: &[Mistake] = &[
         Torn,
     ),
     mistake(
-        "sync::a_permit_brings_along_what_was_done_under_it",
+        "sync::a_permit_brings_it_along_past_one_who_gave_up",
         RACE,
         "src/sync/semaphore.rs",
         "match self.permits.compare_exchange(permits, more, Ordering::Release, Ordering::Relaxed) {",

@@ -1,7 +1,9 @@
 //! Tasks that have a thread each, and a mailbox as simple as can be. (That of the library is checked by itself.)
 
 #[path = "../../../src/task/cells.rs"]
-pub(crate) mod cells;
+mod cells;
+#[cfg(not(feature = "loom"))]
+mod cells_check;
 #[path = "../../../src/task/inbox.rs"]
 pub(crate) mod inbox;
 #[path = "../../../src/task/waker.rs"]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{as_task, green};
+use super::{Place, as_task, green};
 use crate::model::check;
 use crate::sync::mutex::Mutex;
 use crate::sync::semaphore::Semaphore;
@@ -111,7 +111,7 @@ fn a_permit_is_not_lost_with_one_whose_deadline_comes_or_who_is_killed() {
 #[test]
 fn a_permit_brings_along_what_was_done_under_it() {
     check(Some(4), || {
-        let shared = Arc::new((Semaphore::new(1), super::Place::new()));
+        let shared = Arc::new((Semaphore::new(1), Place::new()));
         let other = {
             let shared = Arc::clone(&shared);
             green(move || {
@@ -125,5 +125,26 @@ fn a_permit_brings_along_what_was_done_under_it() {
         });
         other.join();
         assert_eq!(shared.1.touch(), 2);
+    });
+}
+
+#[test]
+fn a_permit_brings_it_along_past_one_who_gave_up() {
+    check(Some(4), || {
+        let shared = Arc::new((Semaphore::new(1), Place::new()));
+        let held = shared.0.try_acquire().unwrap();
+        let impatient = {
+            let shared = Arc::clone(&shared);
+            green(move || {
+                for permit in [shared.0.acquire_timeout(SOON), shared.0.try_acquire()] {
+                    permit.is_some().then(|| shared.1.touch());
+                }
+            })
+        };
+        impatient.task.expire();
+        shared.1.touch();
+        drop(held);
+        impatient.join();
+        assert_eq!(shared.0.available(), 1);
     });
 }

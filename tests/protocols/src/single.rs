@@ -1,1 +1,0 @@
-//! What needs one thread only, for Miri: the rules on pointers.
