@@ -36,6 +36,7 @@ use crate::task::{Inherit, LocalValue};
 /// REQUEST.set(8);                                 // too late for the child
 /// assert_eq!(child.join().unwrap(), (7, 0));
 /// ```
+#[doc(alias = "local")]
 #[macro_export]
 macro_rules! green_local {
     () => {};

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
-use crate::coro::unwind;
+use crate::coro::unwind::{self, Payload};
 use crate::hub::{ScopeExpired, hub};
 use crate::sys::clock;
 use crate::task::{NotSend, Reason, Scope, TaskRef};
@@ -92,6 +92,7 @@ impl From<Elapsed> for std::io::Error {
 /// ```
 ///
 /// May switch to other greenlets if `f` does.
+#[doc(alias = "with_timeout")]
 pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapsed> {
     unwind::require("timeout()");
     let hub = hub();
@@ -137,11 +138,12 @@ fn new_id() -> u64 {
 ///
 /// let mut overall = Timeout::start_new(Duration::from_millis(1));
 /// let result = catch_unwind(AssertUnwindSafe(|| sleep(Duration::from_secs(3600))));
-/// assert!(overall.is_cause_of(&*result.unwrap_err()));
+/// assert!(overall.is_cause_of(&result.unwrap_err()));
 /// sleep(Duration::from_millis(1));    // it has fired: it is no limit any more
 /// overall.cancel();
 /// ```
 #[derive(Debug)]
+#[must_use = "dropping it cancels it"]
 pub struct Timeout {
     duration: Duration,
     /// Where it was started last, and whom it limits.
@@ -198,6 +200,7 @@ impl Timeout {
     }
 
     /// Whether it is started, and has not fired.
+    #[doc(alias = "pending")]
     pub fn is_pending(&self) -> bool {
         self.scope().is_some_and(|scope| !scope.fired.get())
     }
@@ -209,6 +212,8 @@ impl Timeout {
 
     /// Whether that is what this timeout has unwound with.
     pub fn is_cause_of(&self, payload: &(dyn Any + Send)) -> bool {
+        // `&payload` of a box is a reference to the box, which is `Any`, too.
+        let payload = payload.downcast_ref::<Payload>().map_or(payload, |inner| &**inner);
         let cause = payload.downcast_ref::<ScopeExpired>().map(|expired| expired.id);
         cause.is_some() && cause == self.scope().map(|scope| scope.id)
     }

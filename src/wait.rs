@@ -11,7 +11,8 @@
 //!                          │                        │
 //!                          │ deadline, kill         │ kill: `pass_on` gives it to the next
 //!                          ▼                        ▼
-//!                         OUT                      OUT
+//!                         OUT: `gave_up` tells     OUT
+//!                              the primitive
 //! ```
 //!
 //! A `select` has a node in each of several queues, which share a [`Claim`]: who hands something over must win it first.
@@ -350,7 +351,8 @@ pub(crate) fn wait<L: Line>(
 }
 
 /// As [`wait`] without a deadline, for what cannot fail. While the task unwinds, nothing may be switched, and this blocks the OS thread: until
-/// another thread hands over, or for good, with a message, where there is none.
+/// another thread hands over, or for good, with a message, where there is none. It goes to the head of the line then: those before it may be of its own
+/// thread.
 pub(crate) fn insist<L: Line>(
     line: &L,
     state: LockGuard<'_, L::State>,

@@ -49,7 +49,10 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
         while !signal.woken.swap(false, Ordering::AcqRel) {
             *signal.waiting.lock() = Some(hub.waker());
             // Looked at again: the wake may have come before the waker was there.
-            if !signal.woken.load(Ordering::Acquire) && hub.park(Reason::new("future"), NEVER).is_err() {
+            if signal.woken.load(Ordering::Acquire) {
+                // Or after, and then it may still be on its way: not to the next park.
+                hub.disregard_wakes();
+            } else if hub.park(Reason::new("future"), NEVER).is_err() {
                 panic!("a greenlet that unwinds cannot wait for a future");
             }
         }

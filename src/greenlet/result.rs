@@ -21,11 +21,20 @@ pub(super) struct ResultPart<T> {
     value: UnsafeCell<Option<Result<T, Payload>>>,
     /// Of a scope: set if the greenlet panicked and nobody took the result. Null outside of scopes.
     unhandled: *const Cell<bool>,
-    links: Lock<Vec<Look<T>>>,
+    /// Boxed, since most have none.
+    links: Lock<Option<Box<Looks<T>>>>,
 }
 
 /// What a link does with the result, on the greenlet's thread.
 pub(super) type Look<T> = Box<dyn FnOnce(&Result<T, Payload>)>;
+
+struct Looks<T>(Vec<Look<T>>);
+
+impl<T> Default for Looks<T> {
+    fn default() -> Self {
+        Looks(Vec::new())
+    }
+}
 
 /// The value is there.
 const DONE: u8 = 1;
@@ -36,24 +45,30 @@ const LINKED: u8 = 4;
 
 impl<T> ResultPart<T> {
     pub(super) const fn new(unhandled: *const Cell<bool>) -> Self {
-        ResultPart {
-            bits: AtomicU8::new(0),
-            value: UnsafeCell::new(None),
-            unhandled,
-            links: Lock::new(Vec::new()),
-        }
+        ResultPart { bits: AtomicU8::new(0), value: UnsafeCell::new(None), unhandled, links: Lock::new(None) }
     }
 
     /// The greenlet has ended with that: to be called once, by it.
+    #[inline]
     pub(super) fn store(&self, value: Result<T, Payload>) {
         // SAFETY: DONE is not set, so nobody else looks at the value.
-        let value = unsafe { (*self.value.get()).insert(value) };
+        unsafe { *self.value.get() = Some(value) };
+        // Usually there are no links, and the handle is there.
+        if self.bits.compare_exchange(0, DONE, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            self.finish_slowly();
+        }
+    }
+
+    #[cold]
+    fn finish_slowly(&self) {
         let mut bits = self.bits.load(Ordering::Acquire);
         loop {
             if bits & LINKED != 0 {
                 bits = self.bits.fetch_and(!LINKED, Ordering::AcqRel) & !LINKED;
-                for look in std::mem::take(&mut *self.links.lock()) {
-                    look(value);
+                let links = self.links.lock().take();
+                // SAFETY: DONE is not set, so the value is this thread's, which only looks at it here.
+                if let Some(value) = unsafe { (*self.value.get()).as_ref() } {
+                    links.into_iter().flat_map(|links| links.0).for_each(|look| look(value));
                 }
             }
             match self.bits.compare_exchange(bits, bits | DONE, Ordering::AcqRel, Ordering::Acquire) {
@@ -86,7 +101,7 @@ impl<T> ResultPart<T> {
     pub(super) unsafe fn take(&self) -> Result<T, Payload> {
         if self.bits.load(Ordering::Acquire) & DONE == 0 {
             return Err(Box::new(
-                "the thread of this greenlet has ended, and the greenlet could not be unwound",
+                "this greenlet has no result: its thread has ended and it could not be unwound, or it was left behind in the parent process by a fork",
             ));
         }
         // SAFETY: DONE is set and DETACHED is not, so the value is the handle's, which is the caller's.
@@ -121,16 +136,16 @@ impl<T> ResultPart<T> {
                 look(value);
             }
             None => {
-                links.push(look);
+                links.get_or_insert_default().0.push(look);
                 if self.bits.fetch_or(LINKED, Ordering::AcqRel) & DONE == 0 {
                     return;
                 }
                 // It has ended since, and did not see it.
-                let missed = std::mem::take(&mut *links);
+                let missed = links.take();
                 drop(links);
                 // SAFETY: as above.
                 if let Some(value) = unsafe { self.peek() } {
-                    missed.into_iter().for_each(|look| look(value));
+                    missed.into_iter().flat_map(|links| links.0).for_each(|look| look(value));
                 }
             }
         }

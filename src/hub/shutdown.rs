@@ -10,6 +10,7 @@
 //! If the process exits from within a greenlet (`std::process::exit`), the thread-locals are destroyed on the greenlet's own
 //! stack. Nothing can be unwound then, and nothing is.
 
+use super::record::Cause;
 use super::{Hub, State};
 use crate::coro::unwind;
 use crate::sys;
@@ -25,11 +26,13 @@ impl Hub {
         if !self.is_main(self.current()) || self.no_waiting.get() {
             return false;
         }
+        self.home.refuse_signals();
         let refusals =
             u32::try_from(living.len()).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(PATIENCE);
         self.closing.set(Some(refusals));
         self.no_waiting.set(true);
         // From here on this function is the loop.
+        self.end_run(Cause::Task);
         self.current().local.state.set(State::Parked);
         self.special.set(true);
         self.current().drop_locals();
@@ -72,7 +75,7 @@ impl Hub {
         let mut next = None;
         while let Some(task) = next.take().or_else(|| self.home.ready().pop_front()) {
             if task != self.main_ptr {
-                next = self.resume(task);
+                next = self.resume_to_close(task);
             }
         }
     }

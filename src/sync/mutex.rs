@@ -140,6 +140,7 @@ impl Line for RawMutex {
 /// switchgrass::joinall(&both);
 /// assert_eq!(*balance.lock().unwrap(), 111);
 /// ```
+#[doc(alias = "Lock")]
 pub struct Mutex<T: ?Sized> {
     raw: RawMutex,
     poison: Poison,

@@ -160,6 +160,7 @@ impl Semaphore {
     }
 
     /// How many permits can be had now.
+    #[doc(alias = "counter")]
     pub fn available(&self) -> usize {
         self.permits.load(Ordering::Relaxed) / ONE
     }

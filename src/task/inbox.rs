@@ -14,7 +14,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::sys::lock::Lock;
+use crate::sys::lock::{Lock, LockGuard};
 use crate::sys::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// The inbox of one hub, and then of another one.
@@ -95,15 +95,27 @@ impl<M> Inbox<M> {
         self.sleeping.swap(false, Ordering::AcqRel);
     }
 
+    /// Whether the hub sleeps, or is about to.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.sleeping.load(Ordering::Relaxed)
+    }
+
+    /// The messages. As long as this is held, none comes, and the owner does not go.
+    pub(crate) fn hold(&self) -> LockGuard<'_, Vec<M>> {
+        self.messages.lock()
+    }
+
     /// The hub is gone: gives what it has not read. Later messages are dropped.
     pub(crate) fn close(&self) -> Vec<M> {
-        let left = {
-            let mut messages = self.messages.lock();
-            self.owner.store(0, Ordering::Release);
-            std::mem::take(&mut *messages)
-        };
+        let left = self.close_held(&mut self.hold());
         self.pending.store(false, Ordering::Relaxed);
         self.wake_up();
         left
+    }
+
+    /// As [`Inbox::close`], by who [holds](Inbox::hold) the messages already. What is pending stays so.
+    pub(crate) fn close_held(&self, messages: &mut Vec<M>) -> Vec<M> {
+        self.owner.store(0, Ordering::Release);
+        std::mem::take(messages)
     }
 }

@@ -49,7 +49,7 @@ impl Task {
     /// Gives a new task what it inherits from this one, which spawns it.
     #[inline]
     pub(crate) fn bequeath_locals(&self, heir: &Task) {
-        if self.with_locals(|locals| locals.is_some()) {
+        if self.has_locals() {
             self.bequeath_slowly(heir);
         }
     }
@@ -69,7 +69,15 @@ impl Task {
     }
 
     /// The task is over: drops its values, the latest keys first. What panics there has nobody to panic to.
+    #[inline]
     pub(crate) fn drop_locals(&self) {
+        if self.has_locals() {
+            self.drop_locals_slowly();
+        }
+    }
+
+    #[cold]
+    fn drop_locals_slowly(&self) {
         for _ in 0..ROUNDS {
             let Some(locals) = self.local.locals.take() else { return };
             for local in locals.0.into_inner().into_iter().rev() {

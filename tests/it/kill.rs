@@ -395,6 +395,14 @@ fn killall_of_a_list_with_the_caller_kills_the_others_first() {
 }
 
 #[test]
+fn killall_takes_greenlets_of_several_types_as_handles() {
+    let (suspended, unstarted) = (spawn(|| forever()), spawn_later(HOUR, || 1));
+    yield_now();
+    killall([suspended.handle(), unstarted.handle()]);
+    assert!(suspended.is_ready() && unstarted.is_ready());
+}
+
+#[test]
 fn kill_nowait_returns_with_the_victim_alive_which_is_dead_one_yield_later() {
     let log = Log::new();
     let victim = spawn({

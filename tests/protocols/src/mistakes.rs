@@ -225,14 +225,14 @@ pub(crate) const MISTAKES: &[Mistake] = &[
         "result::a_result_that_nobody_takes_is_dropped_once",
         RACE,
         "src/greenlet/result.rs",
-        "match self.bits.compare_exchange(bits, bits | DONE, Ordering::AcqRel, Ordering::Acquire) {",
+        "if self.bits.compare_exchange(0, DONE, Ordering::AcqRel, Ordering::Acquire).is_err() {",
         Relaxed,
     ),
     mistake(
         "result::a_result_that_nobody_takes_is_dropped_once",
         WRONG,
         "src/greenlet/result.rs",
-        "match self.bits.compare_exchange(bits, bits | DONE, Ordering::AcqRel, Ordering::Acquire) {",
+        "if self.bits.compare_exchange(0, DONE, Ordering::AcqRel, Ordering::Acquire).is_err() {",
         Torn,
     ),
     mistake(
@@ -255,6 +255,13 @@ pub(crate) const MISTAKES: &[Mistake] = &[
         "src/greenlet/result.rs",
         "match self.bits.compare_exchange(bits, bits | DONE, Ordering::AcqRel, Ordering::Acquire) {",
         Torn,
+    ),
+    mistake(
+        "result::each_link_looks_once",
+        RACE,
+        "src/greenlet/result.rs",
+        "match self.bits.compare_exchange(bits, bits | DONE, Ordering::AcqRel, Ordering::Acquire) {",
+        Relaxed,
     ),
     mistake(
         "result::each_link_looks_once",

@@ -54,6 +54,11 @@ impl<T> Lock<T> {
             thread::park();
         }
     }
+
+    pub(crate) fn try_lock(&self) -> Option<LockGuard<'_, T>> {
+        self.turn.swap(true, Ordering::AcqRel);
+        (!self.locked.replace(true)).then(|| LockGuard { lock: self })
+    }
 }
 
 impl<T> Deref for LockGuard<'_, T> {
