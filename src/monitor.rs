@@ -258,7 +258,7 @@ impl Watch {
         let reported_before = std::mem::take(&mut self.reported);
         for (home, hub) in Home::inhabited() {
             let progress = home.progress();
-            if home.is_asleep() {
+            if home.inbox().is_asleep() {
                 continue;
             }
             let periods = match before.remove(&hub) {

@@ -19,16 +19,15 @@
 
 #![allow(unsafe_code)]
 
-use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::hub::{Hub, Wake, hub};
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::lock::{Lock, LockGuard};
+use crate::sys::sync::{AtomicU8, AtomicUsize, Cell, Ordering, UnsafeCell};
 use crate::task::{Reason, Task, Wakeup};
 
 /// Tasks that wait for the same, in the order in which they came. Belongs into what a [`Lock`] guards.

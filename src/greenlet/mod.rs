@@ -3,9 +3,11 @@
 #![allow(unsafe_code)]
 
 mod any;
+mod block_on;
 mod future;
 mod links;
 mod packet;
+mod result;
 mod scope;
 
 use std::any::Any;
@@ -28,9 +30,10 @@ use crate::task::{
 
 pub use self::any::AnyGreenlet;
 use self::any::sealed::AsTask;
-pub use self::future::block_on;
+pub use self::block_on::block_on;
 pub use self::links::{Exit, ExitReason, LinkId};
-use self::packet::{Look, Packet, ResultPart};
+use self::packet::Packet;
+use self::result::{Look, ResultPart};
 pub use self::scope::{Scope, ScopedGreenlet, scope};
 
 /// Runs `f` in a new greenlet of this thread, soon: when the current one waits, after those spawned before.

@@ -505,7 +505,7 @@ impl Hub {
     /// `true`: the clock has moved, or events have come.
     fn jump_to_next_deadline(&self) -> bool {
         self.poll(Some(Duration::ZERO));
-        if !self.home.ready().is_empty() || self.home.has_mail() {
+        if !self.home.ready().is_empty() || self.home.inbox().has_mail() {
             return true;
         }
         let next = self.timers.borrow_mut().next_deadline();

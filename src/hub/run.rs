@@ -131,7 +131,7 @@ impl Hub {
         }
         let now = self.read_clock();
         let left = self.checks.get();
-        if left == 0 || now - self.turn_started.get() >= TURN || self.home.has_mail() {
+        if left == 0 || now - self.turn_started.get() >= TURN || self.home.inbox().has_mail() {
             return false;
         }
         self.checks.set(left - 1);
@@ -141,7 +141,7 @@ impl Hub {
 
     /// Looks at I/O: without waiting if something is ready, else until the next deadline.
     pub(super) fn wait_for_events(&self) -> Result<(), Deadlock> {
-        if !self.home.ready().is_empty() || self.home.has_mail() {
+        if !self.home.ready().is_empty() || self.home.inbox().has_mail() {
             if self.has_sources() {
                 self.poll(Some(Duration::ZERO));
             }
@@ -153,7 +153,7 @@ impl Hub {
             None if self.outside_waits.get() > 0 => None,
             None if self.another_thread_may_wake_us() => Some(LONELY_CHECK),
             // Whoever could have woken us may have done so just now, and gone.
-            None if self.home.has_mail() => return Ok(()),
+            None if self.home.inbox().has_mail() => return Ok(()),
             // A signal that has come already is still to be handled, though nobody may wait for the next one.
             None if self.has_sources() => {
                 self.poll(Some(Duration::ZERO));
@@ -175,11 +175,11 @@ impl Hub {
         drop(self.poller());
         let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
         let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
-        if self.home.fall_asleep() {
+        if self.home.inbox().fall_asleep() {
             self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
-            self.home.wake_up();
+            self.home.inbox().wake_up();
         }
-        if may_be_quiet && self.home.ready().is_empty() && !self.home.has_mail() {
+        if may_be_quiet && self.home.ready().is_empty() && !self.home.inbox().has_mail() {
             self.stacks.borrow_mut().sweep(STACKS_SWEPT_IDLE);
             self.home.trim();
         } else {
@@ -214,9 +214,9 @@ impl Hub {
     pub(super) fn sleep_until_mail(&self) {
         // First, for who finds the hub asleep must find the alarm set.
         drop(self.poller());
-        if self.home.fall_asleep() {
+        if self.home.inbox().fall_asleep() {
             self.poll(None);
-            self.home.wake_up();
+            self.home.inbox().wake_up();
         }
     }
 
@@ -248,10 +248,10 @@ impl Hub {
     }
 
     pub(super) fn read_mail(&self) {
-        if !self.home.has_mail() {
+        if !self.home.inbox().has_mail() {
             return;
         }
-        for message in self.home.collect() {
+        for message in self.home.inbox().collect() {
             match message {
                 Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
                 Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),

@@ -13,6 +13,7 @@ pub(crate) mod mem;
 pub(crate) mod names;
 pub(crate) mod process;
 pub(crate) mod signal;
+pub(crate) mod sync;
 pub(crate) mod workers;
 
 use std::io;

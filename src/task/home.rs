@@ -2,34 +2,24 @@
 //!
 //! Homes are never freed, so that a task of a thread that has ended can still be asked for its home; a new
 //! hub moves into an empty one. `incarnation` tells the hubs apart.
-//!
-//! **Inbox protocol.** Nobody makes a system call while the hub is awake, and no message is slept over:
-//!
-//! ```text
-//!   sender                                  hub, before it sleeps
-//!   1. push the message                     1. sleeping = true
-//!   2. pending = true                       2. if pending: sleeping = false, do not sleep
-//!   3. if sleeping.swap(false): wake it     3. poll; then sleeping = false
-//! ```
-//!
-//! All four accesses are sequentially consistent. If the sender's 3 misses `sleeping`, it came before the
-//! hub's 1, so the hub's 2 comes after the sender's 2 and sees the message.
 
 use std::alloc::Layout;
 use std::cell::Cell;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cells::{self, Cells};
+use super::inbox::Inbox;
 use super::meter::Meter;
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
 use crate::sys;
 use crate::sys::clock::Nanos;
 use crate::sys::fork::HeldAtFork;
+use crate::sys::lock::LockGuard;
 
 thread_local! {
     static HERE: Cell<Option<&'static Home>> = const { Cell::new(None) };
@@ -99,13 +89,8 @@ pub(crate) struct Home {
     thread: AtomicUsize,
     /// What the hub tells of itself.
     pub(crate) meter: Meter,
-    /// Which hub lives here; 0: none.
-    incarnation: AtomicU64,
-    inbox: Mutex<Vec<Message>>,
-    /// The inbox may hold something.
-    pending: AtomicBool,
-    /// The hub sleeps, or is about to, and wants to be woken.
-    sleeping: AtomicBool,
+    /// Its owner is the hub that lives here.
+    inbox: Inbox<Message>,
     /// What wakes the poller. Set before the hub sleeps for the first time.
     alarm: Mutex<Option<Alarm>>,
     thread_name: Mutex<String>,
@@ -134,7 +119,7 @@ struct AllLocks {
 
 struct HomeLocks {
     home: &'static Home,
-    inbox: MutexGuard<'static, Vec<Message>>,
+    inbox: LockGuard<'static, Vec<Message>>,
     alarm: MutexGuard<'static, Option<Alarm>>,
     _name: MutexGuard<'static, String>,
 }
@@ -162,10 +147,7 @@ impl Home {
                 looks: AtomicU64::new(0),
                 thread: AtomicUsize::new(0),
                 meter: Meter::default(),
-                incarnation: AtomicU64::new(0),
-                inbox: Mutex::default(),
-                pending: AtomicBool::new(false),
-                sleeping: AtomicBool::new(false),
+                inbox: Inbox::new(),
                 alarm: Mutex::default(),
                 thread_name: Mutex::default(),
             }));
@@ -179,7 +161,7 @@ impl Home {
             Some(name) => format!("'{name}' ({:?})", thread.id()),
             None => format!("{:?}", thread.id()),
         };
-        home.incarnation.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
+        home.inbox.open(NEXT.fetch_add(1, Ordering::Relaxed));
         home.thread.store(sys::this_thread(), Ordering::Release);
         HERE.set(Some(home));
         home
@@ -208,11 +190,6 @@ impl Home {
         self.looks.load(Ordering::Relaxed) << 8 | u64::from(self.countdown.load(Ordering::Relaxed))
     }
 
-    /// Whether the hub waits for events, or is about to.
-    pub(crate) fn is_asleep(&self) -> bool {
-        self.sleeping.load(Ordering::Relaxed)
-    }
-
     /// Tells this home from others.
     pub(crate) fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
@@ -221,7 +198,7 @@ impl Home {
     /// Sends a signal to the thread of the hub of that incarnation. `false`: it is gone, or about to go.
     pub(crate) fn signal(&self, incarnation: u64, signal: libc::c_int) -> bool {
         // With the lock, the thread cannot end its hub, which it does before it ends.
-        let _inbox = lock(&self.inbox);
+        let _inbox = self.inbox.hold();
         let thread = self.thread.load(Ordering::Acquire);
         // SAFETY: as just said.
         self.incarnation() == incarnation && thread != 0 && unsafe { sys::signal_thread(thread, signal) }
@@ -229,7 +206,7 @@ impl Home {
 
     /// From now on the thread gets no signals of ours: it ends, and std has taken its signal stack away. Owner only.
     pub(crate) fn refuse_signals(&self) {
-        let _inbox = lock(&self.inbox);
+        let _inbox = self.inbox.hold();
         self.thread.store(0, Ordering::Release);
     }
 
@@ -237,16 +214,10 @@ impl Home {
     /// nobody finds the hub any more: destructors of the user's may be in it.
     pub(crate) fn move_out(&'static self) -> Vec<Message> {
         HERE.set(None);
-        let left = {
-            let mut inbox = lock(&self.inbox);
-            self.incarnation.store(0, Ordering::Release);
-            std::mem::take(&mut *inbox)
-        };
+        let left = self.inbox.close();
         self.ready.clear();
         self.tell_sent.set(None);
         self.cells.clear();
-        self.pending.store(false, Ordering::SeqCst);
-        self.sleeping.store(false, Ordering::SeqCst);
         *lock(&self.alarm) = None;
         lock(&HOMES).empty.push(self);
         left
@@ -272,7 +243,7 @@ impl Home {
 
     #[inline]
     pub(crate) fn incarnation(&self) -> u64 {
-        self.incarnation.load(Ordering::Acquire)
+        self.inbox.owner()
     }
 
     #[inline]
@@ -310,48 +281,16 @@ impl Home {
         {
             tell(task);
         }
-        {
-            let mut inbox = lock(&self.inbox);
-            if self.incarnation() != incarnation {
-                drop(inbox);
-                drop(message);
-                return;
-            }
-            inbox.push(message);
-        }
-        self.pending.store(true, Ordering::SeqCst);
-        if self.sleeping.swap(false, Ordering::SeqCst)
+        if self.inbox.post(incarnation, message)
             && let Some(alarm) = &*lock(&self.alarm)
         {
             alarm.waker.wake().expect("waking a hub writes to an eventfd of our own");
         }
     }
 
-    /// Whether [`Home::collect`] would find something.
     #[inline]
-    pub(crate) fn has_mail(&self) -> bool {
-        self.pending.load(Ordering::Relaxed)
-    }
-
-    /// What other threads have left. Owner only.
-    pub(crate) fn collect(&self) -> Vec<Message> {
-        self.pending.store(false, Ordering::SeqCst);
-        std::mem::take(&mut *lock(&self.inbox))
-    }
-
-    /// Announces that the hub is about to sleep. `false`: there is a message, do not. Owner only.
-    pub(crate) fn fall_asleep(&self) -> bool {
-        self.sleeping.store(true, Ordering::SeqCst);
-        if self.pending.load(Ordering::SeqCst) {
-            self.wake_up();
-            return false;
-        }
-        true
-    }
-
-    /// The hub is awake again. Owner only.
-    pub(crate) fn wake_up(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+    pub(crate) fn inbox(&self) -> &Inbox<Message> {
+        &self.inbox
     }
 
     /// Sets what wakes the poller that has this descriptor.
@@ -363,7 +302,7 @@ impl Home {
     pub(crate) fn before_fork() {
         let homes = lock(&HOMES);
         let locks_of = |&home: &&'static Home| {
-            let (inbox, alarm) = (lock(&home.inbox), lock(&home.alarm));
+            let (inbox, alarm) = (home.inbox.hold(), lock(&home.alarm));
             HomeLocks { home, inbox, alarm, _name: lock(&home.thread_name) }
         };
         let each = homes.all.iter().map(locks_of).collect();
@@ -382,14 +321,13 @@ impl Home {
         let own = here();
         for HomeLocks { home, inbox, alarm, .. } in &mut locks.each {
             let alarm = alarm.take();
-            home.sleeping.store(false, Ordering::SeqCst);
+            home.inbox.wake_up();
             if own.is_some_and(|own| ptr::eq(own, *home)) {
                 // Of a poller that the child does not have. The others still mean what they say.
                 inbox.retain(|message| !matches!(message, Message::Closed { .. } | Message::Poke { .. }));
                 continue;
             }
-            home.incarnation.store(0, Ordering::Release);
-            std::mem::forget(std::mem::take(&mut **inbox));
+            std::mem::forget(home.inbox.close_held(inbox));
             if let Some(alarm) = alarm {
                 // SAFETY: the poller is open (the alarm goes first), and its owner, on the stack or in the heap of a thread that is gone, never
                 // uses or closes it in this process.

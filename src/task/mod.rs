@@ -19,6 +19,7 @@
 
 mod cells;
 mod home;
+mod inbox;
 mod locals;
 mod meter;
 mod waker;

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::home::here;
 use super::{Message, Task, TaskHandle, TaskRef, Watcher};
 use crate::coro::unwind;
 use crate::sys::lock::Lock;
+use crate::sys::sync::{AtomicU8, Ordering};
 
 /// Ends one particular park of one task: the first wake counts, later ones and those for a park that has
 /// ended for another reason do nothing. A wake before the park is kept.

@@ -311,8 +311,10 @@ impl Actor {
             Place::Nested => self.local.is_some() && self.depth < DEPTH,
             Place::Threads => self.world.threads && !self.is_job,
         };
-        let fitting: Vec<_> =
-            operations().enumerate().filter(|&(number, operation)| self.world.enabled[number] && fits(operation)).collect();
+        let fitting: Vec<_> = operations()
+            .enumerate()
+            .filter(|&(number, operation)| self.world.enabled[number] && fits(operation))
+            .collect();
         let (number, operation) = fitting[self.below(fitting.len() as u64) as usize];
         let before = self.doing.swap(number, SeqCst);
         self.world.note(number as u64);
@@ -590,5 +592,7 @@ fn zz_counts() {
     let t = Instant::now();
     let b = run_together(44, 4, 2, 12, 160);
     println!("{ta:?} {:?}", t.elapsed());
-    for ((o, a), b) in operations().zip(a).zip(b) { println!("{:30} {a} {b}", o.name); }
+    for ((o, a), b) in operations().zip(a).zip(b) {
+        println!("{:30} {a} {b}", o.name);
+    }
 }
