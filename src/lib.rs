@@ -35,6 +35,7 @@
 //! - **Async code**: [`block_on`]; a [`Greenlet`] is a future.
 //! - **Looking inside**: [`stats`], [`trace`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
+//! - **Looking inside**: [`dump`], what every greenlet waits for, and where; [`monitor`], which finds those that hold up the others.
 //!
 //! # How it works
 //!
@@ -65,16 +66,19 @@
 #![deny(unsafe_code)]
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
+pub mod backdoor;
 pub mod channel;
 mod coro;
 mod descriptor;
 pub mod dns;
+pub mod dump;
 pub mod fs;
 mod generator;
 mod greenlet;
 mod hub;
 pub mod io;
 pub mod local;
+pub mod monitor;
 pub mod net;
 pub mod pool;
 pub mod process;

@@ -10,11 +10,11 @@ const LAYERS: &[&[&str]] = &[
     &["task"],
     &["hub"],
     &["wait", "timeout", "switch", "generator", "threadpool", "descriptor", "stats", "trace"],
-    &["dns", "fs", "select", "sync", "channel", "queue", "local"],
+    &["dns", "fs", "select", "sync", "channel", "queue", "local", "dump", "monitor"],
     &["greenlet", "net"],
     &["ready", "signal", "io"],
     &["process", "server", "pool"],
-    &["testing"],
+    &["backdoor", "testing"],
 ];
 
 #[test]

@@ -93,6 +93,7 @@ impl Origin {
             id: 0,
             kind: Kind::Greenlet,
             name: None,
+            spawned_by: 0,
             spawned_at: Location::caller(),
             stack_size: stack::DEFAULT_SIZE,
             measured: false,
@@ -126,6 +127,7 @@ where
 {
     let hub = hub();
     origin.id = hub.new_id();
+    origin.spawned_by = hub.current().shared.id;
     // First, for cloning values is the user's code, which may unwind.
     let locals = hub.current().bequeath_locals();
     let task = TaskRef::new(hub.home, origin, 1, Packet::new(f, unhandled));
@@ -243,6 +245,7 @@ impl Builder {
             id: 0,
             kind: Kind::Greenlet,
             name: self.name.map(String::into_boxed_str),
+            spawned_by: 0,
             spawned_at,
             stack_size: stack::round_size(self.stack_size.unwrap_or(stack::DEFAULT_SIZE))?,
             measured: self.measured,

@@ -13,6 +13,7 @@
 
 mod descriptors;
 mod fork;
+pub(crate) mod inspect;
 mod masked;
 mod observe;
 mod poller;
@@ -22,6 +23,7 @@ mod run;
 mod shutdown;
 mod suspend;
 mod timers;
+pub(crate) mod tree;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -33,6 +35,7 @@ use std::time::Duration;
 
 use crate::coro::overflow;
 use crate::coro::stack;
+use crate::coro::trace::Inspection;
 use crate::coro::unwind::{self, Payload};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::{self, fork::generation};
@@ -109,9 +112,9 @@ pub(crate) struct Hub {
     no_waiting: Cell<bool>,
     /// This thread's errno, kept across switches.
     errno: *mut libc::c_int,
-    /// Resumptions until the next look at the clock.
-    countdown: Cell<u32>,
-    /// What `countdown` began with.
+    /// Set while a suspended task is resumed only to tell where it stands; see [`Hub::suspend`].
+    inspection: Cell<Option<NonNull<Inspection>>>,
+    /// What the home's countdown began with.
     window: Cell<u32>,
     /// All resumptions before that.
     resumed: Cell<u64>,
@@ -213,10 +216,13 @@ pub(crate) fn be_fair() {
 #[cold]
 fn create() -> &'static Hub {
     let home = Home::move_in();
+    home.restart_countdown(RESUMES_PER_CHECK);
+    let id = new_ids(1).start;
     let origin = Origin {
-        id: new_ids(1).start,
+        id,
         kind: Kind::Main,
         name: std::thread::current().name().map(Into::into),
+        spawned_by: id,
         spawned_at: Location::caller(),
         stack_size: 0,
         measured: false,
@@ -235,7 +241,7 @@ fn create() -> &'static Hub {
         current: Cell::new(main_ptr),
         no_waiting: Cell::new(false),
         errno: sys::errno_location(),
-        countdown: Cell::new(RESUMES_PER_CHECK),
+        inspection: Cell::new(None),
         window: Cell::new(RESUMES_PER_CHECK),
         resumed: Cell::new(0),
         observer: Observer::default(),

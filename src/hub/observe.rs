@@ -96,6 +96,7 @@ pub(super) fn origin(id: u64) -> Origin {
         id,
         kind: Kind::Loop,
         name: None,
+        spawned_by: id,
         spawned_at: Location::caller(),
         stack_size: 0,
         measured: false,
@@ -110,7 +111,7 @@ impl Hub {
 
     /// How many there were in this countdown.
     fn counted(&self) -> u64 {
-        u64::from(self.window.get() - self.countdown.get())
+        u64::from(self.window.get() - self.home.countdown())
     }
 
     /// Counts down anew, to the next look at the clock or to the next sample. To zero, as long as runs are observed.
@@ -120,7 +121,7 @@ impl Hub {
         self.resumed.set(self.resumptions());
         let window = if self.runs_are_observed() { 0 } else { runs_left.min(RESUMES_PER_CHECK) };
         self.window.set(window);
-        self.countdown.set(window);
+        self.home.restart_countdown(window);
     }
 
     /// Counts a run that the countdown does not see.

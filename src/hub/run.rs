@@ -49,7 +49,7 @@ impl Hub {
                     Some(task) => next = self.resume(task),
                     None => {
                         // That was none.
-                        self.countdown.set(self.countdown.get() + 1);
+                        self.home.set_countdown(self.home.countdown() + 1);
                         break;
                     }
                 }
@@ -115,9 +115,9 @@ impl Hub {
     /// Counts a resumption. `false`: look at I/O and timers first.
     #[inline]
     pub(super) fn turn_goes_on(&self) -> bool {
-        let left = self.countdown.get();
+        let left = self.home.countdown();
         if left > 0 {
-            self.countdown.set(left - 1);
+            self.home.set_countdown(left - 1);
             return true;
         }
         self.check_the_clock()
@@ -135,7 +135,7 @@ impl Hub {
             return false;
         }
         self.checks.set(left - 1);
-        self.countdown.set(self.window.get() - 1);
+        self.home.set_countdown(self.window.get() - 1);
         true
     }
 
@@ -259,6 +259,7 @@ impl Hub {
                 Message::Record => self.join_recording(),
                 Message::Start(task, at) => on(&task, |task| self.start_at(task, at)),
                 Message::Unreferenced(task) => task.unreferenced(),
+                Message::Call(letter) => letter.open(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
                 Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
             }
@@ -277,7 +278,6 @@ impl Hub {
     pub(super) fn resume(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
         let task = self.alive(ptr);
         self.current.set(ptr);
-        task.local.state.set(State::Running);
         // SAFETY: only the hub touches contexts, and it is not inside this one: the loop runs on the thread's
         // own stack, so no context is being resumed now.
         let turn = match unsafe { &mut *task.local.context.get() } {
@@ -378,9 +378,12 @@ fn run_task(ptr: NonNull<Task>, suspender: &Suspender) {
     // SAFETY: the hub resumes live tasks only, and keeps them alive until they have ended.
     let task = unsafe { ptr.as_ref() };
     task.local.suspender.set(suspender);
+    task.local.state.set(State::Running);
     let start = task.take_interrupt().map_or(Ok(()), |interrupt| Err(interrupt.into_payload()));
     let guard = AbortIfPanic("a panic reached the root of a greenlet's stack");
     task.run_body(start);
     task.drop_locals();
     std::mem::forget(guard);
+    // Before the last switch: see `Hub::suspend`.
+    task.local.state.set(State::Dead);
 }

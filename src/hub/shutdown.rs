@@ -26,6 +26,7 @@ impl Hub {
         if !self.is_main(self.current()) || self.no_waiting.get() {
             return None;
         }
+        self.home.refuse_signals();
         let refusals =
             u32::try_from(living.len()).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(PATIENCE);
         self.closing.set(Some(refusals));

@@ -20,13 +20,14 @@ use std::cell::Cell;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cells::{self, Cells};
 use super::meter::Meter;
 use super::{State, Task, TaskRef};
 use crate::coro::unwind::Payload;
+use crate::sys;
 use crate::sys::clock::Nanos;
 use crate::sys::fork::HeldAtFork;
 
@@ -59,6 +60,27 @@ pub(crate) enum Message {
     Closed { slot: u32, generation: u32 },
     /// A socket that is registered here was shut down over there.
     Poke { slot: u32, generation: u32 },
+    /// Call a function of ours in the loop. It must not wait.
+    Call(Letter),
+}
+
+/// A function that is sent to a hub.
+pub(crate) struct Letter(Box<dyn FnOnce() + Send>);
+
+impl Letter {
+    pub(crate) fn new(f: impl FnOnce() + Send + 'static) -> Self {
+        Letter(Box::new(f))
+    }
+
+    pub(crate) fn open(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Letter")
+    }
 }
 
 /// See the module's head.
@@ -69,6 +91,12 @@ pub(crate) struct Home {
     tell_sent: Cell<Option<fn(&TaskRef)>>,
     /// Owner's thread only.
     cells: Cells,
+    /// Resumptions until the hub's next look at the clock, and how often it has looked. Others read here whether the hub still runs the
+    /// same task as before.
+    countdown: AtomicU32,
+    looks: AtomicU64,
+    /// The OS thread, while it may get signals of ours; else 0. Changed under the inbox's lock.
+    thread: AtomicUsize,
     /// What the hub tells of itself.
     pub(crate) meter: Meter,
     /// Which hub lives here; 0: none.
@@ -130,6 +158,9 @@ impl Home {
                 ready: ReadyQueue::new(),
                 tell_sent: Cell::new(None),
                 cells: Cells::new(),
+                countdown: AtomicU32::new(0),
+                looks: AtomicU64::new(0),
+                thread: AtomicUsize::new(0),
                 meter: Meter::default(),
                 incarnation: AtomicU64::new(0),
                 inbox: Mutex::default(),
@@ -149,8 +180,57 @@ impl Home {
             None => format!("{:?}", thread.id()),
         };
         home.incarnation.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
+        home.thread.store(sys::this_thread(), Ordering::Release);
         HERE.set(Some(home));
         home
+    }
+
+    /// Resumptions until the next look at the clock. Owner only.
+    #[inline(always)]
+    pub(crate) fn countdown(&self) -> u32 {
+        self.countdown.load(Ordering::Relaxed)
+    }
+
+    /// Owner only.
+    #[inline(always)]
+    pub(crate) fn set_countdown(&self, left: u32) {
+        self.countdown.store(left, Ordering::Relaxed);
+    }
+
+    /// The hub looks at the clock, and will again after so many resumptions. Owner only.
+    pub(crate) fn restart_countdown(&self, from: u32) {
+        self.looks.store(self.looks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.set_countdown(from);
+    }
+
+    /// A number that changes whenever the hub resumes a task, and goes round its loop.
+    pub(crate) fn progress(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed) << 8 | u64::from(self.countdown.load(Ordering::Relaxed))
+    }
+
+    /// Whether the hub waits for events, or is about to.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.sleeping.load(Ordering::Relaxed)
+    }
+
+    /// Tells this home from others.
+    pub(crate) fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Sends a signal to the thread of the hub of that incarnation. `false`: it is gone, or about to go.
+    pub(crate) fn signal(&self, incarnation: u64, signal: libc::c_int) -> bool {
+        // With the lock, the thread cannot end its hub, which it does before it ends.
+        let _inbox = lock(&self.inbox);
+        let thread = self.thread.load(Ordering::Acquire);
+        // SAFETY: as just said.
+        self.incarnation() == incarnation && thread != 0 && unsafe { sys::signal_thread(thread, signal) }
+    }
+
+    /// From now on the thread gets no signals of ours: it ends, and std has taken its signal stack away. Owner only.
+    pub(crate) fn refuse_signals(&self) {
+        let _inbox = lock(&self.inbox);
+        self.thread.store(0, Ordering::Release);
     }
 
     /// The hub is gone: later messages are dropped, and another thread may move in. What was not read is given back, to be dropped when
@@ -175,6 +255,14 @@ impl Home {
     /// The homes of all hubs that there are now.
     pub(crate) fn all() -> Vec<&'static Home> {
         lock(&HOMES).all.iter().copied().filter(|home| home.incarnation() != 0).collect()
+    }
+
+    /// The same with their hubs, the oldest first.
+    pub(crate) fn inhabited() -> Vec<(&'static Home, u64)> {
+        let all = Home::all().into_iter().map(|home| (home, home.incarnation()));
+        let mut inhabited: Vec<_> = all.filter(|&(_, hub)| hub != 0).collect();
+        inhabited.sort_unstable_by_key(|&(_, hub)| hub);
+        inhabited
     }
 
     /// Has `tell` called for each message that this thread sends to a task of another hub. Owner only.
@@ -437,9 +525,28 @@ impl ReadyQueue {
 
 static IDLE_WORKERS: AtomicUsize = AtomicUsize::new(0);
 
-/// How many OS threads of ours have nothing to do, and so cannot wake anybody.
+static BYSTANDERS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many OS threads of ours have nothing to do, or only look on, and so cannot wake anybody.
 pub(crate) fn idle_workers() -> usize {
-    IDLE_WORKERS.load(Ordering::SeqCst)
+    IDLE_WORKERS.load(Ordering::SeqCst) + BYSTANDERS.load(Ordering::SeqCst)
+}
+
+/// While it exists, one OS thread of ours only looks on.
+#[derive(Debug)]
+pub(crate) struct Bystander(());
+
+impl Bystander {
+    pub(crate) fn new() -> Self {
+        BYSTANDERS.fetch_add(1, Ordering::SeqCst);
+        Bystander(())
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        BYSTANDERS.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Of some OS threads of ours, so many have nothing to do now, and so many had before.
@@ -453,6 +560,7 @@ pub(crate) fn change_idle_workers(before: usize, now: usize) {
 /// In a forked child: none of them is here.
 pub(crate) fn forget_idle_workers() {
     IDLE_WORKERS.store(0, Ordering::SeqCst);
+    BYSTANDERS.store(0, Ordering::SeqCst);
 }
 
 #[inline(always)]

@@ -37,7 +37,7 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Message, change_idle_workers, here, idle_workers};
+pub(crate) use self::home::{Bystander, Home, Letter, Message, change_idle_workers, here, idle_workers};
 pub(crate) use self::locals::{Inherit, LocalValue, Locals};
 pub(crate) use self::meter::BUCKETS;
 pub(crate) use self::waker::{Call, Ended, Listener, Waker, Wakeup};
@@ -132,7 +132,7 @@ impl fmt::Display for Reason {
 }
 
 /// What a task is to its user, for reports.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Kind {
     Main,
     Greenlet,
@@ -142,15 +142,21 @@ pub(crate) enum Kind {
     Loop,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Kind::Main => "main",
             Kind::Greenlet => "greenlet",
             Kind::Coroutine => "coroutine",
             Kind::Generator => "generator",
             Kind::Loop => "loop",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -257,6 +263,8 @@ pub(crate) struct Shared {
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     pub(crate) name: Option<Box<str>>,
+    /// The id of the task that made this one; its own, for the thread's own task.
+    pub(crate) spawned_by: u64,
     pub(crate) spawned_at: &'static Location<'static>,
     /// Set when the task has ended, with those who wait for that.
     pub(crate) ended: Ended,
@@ -297,6 +305,8 @@ pub(crate) struct Local {
     /// may point to where nothing is any more.
     pub(crate) slot: Cell<Option<Slot>>,
     pub(crate) reason: Cell<Reason>,
+    /// When the present park began, as of the hub's last look at the clock before.
+    pub(crate) parked_at: Cell<Nanos>,
     /// When the present park ends at the latest, or when an unstarted task is due.
     pub(crate) deadline: Cell<Nanos>,
     /// The deadline of this task's entry in the timer heap; `NEVER` if it has none. May be earlier than
@@ -351,6 +361,8 @@ pub(crate) struct Origin {
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     pub(crate) name: Option<Box<str>>,
+    /// The id of the task that made this one; its own, for the thread's own task.
+    pub(crate) spawned_by: u64,
     pub(crate) spawned_at: &'static Location<'static>,
     pub(crate) stack_size: usize,
     pub(crate) measured: bool,
@@ -615,6 +627,7 @@ impl TaskRef {
                 context: UnsafeCell::new(None),
                 slot: Cell::new(None),
                 reason: Cell::new(Reason::NONE),
+                parked_at: Cell::new(0),
                 deadline: Cell::new(NEVER),
                 timer: Cell::new(NEVER),
                 interrupt: Cell::new(None),
@@ -637,6 +650,7 @@ impl TaskRef {
                 id: origin.id,
                 kind: origin.kind,
                 name: origin.name,
+                spawned_by: origin.spawned_by,
                 spawned_at: origin.spawned_at,
                 ended: Ended::new(),
                 vtable: const {

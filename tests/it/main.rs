@@ -2,8 +2,10 @@
 //!
 //! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
 
+mod backdoor;
 mod channel;
 mod dns;
+mod dump;
 mod fs;
 mod future;
 mod generator;
@@ -13,6 +15,7 @@ mod io;
 mod kill;
 mod links;
 mod local;
+mod monitor;
 mod net;
 mod net_udp;
 mod net_unix;
