@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::thread::JoinHandle;
 
 use switchgrass::backdoor::Backdoor;
 use switchgrass::net::{TcpStream, UnixListener, UnixStream};
 use switchgrass::{
-    Builder, Coroutine, Greenlet, sleep, spawn, spawn_later, stats, timeout, unblock, yield_now,
+    Builder, Coroutine, Greenlet, Handle, current, sleep, spawn, spawn_later, stats, timeout, yield_now,
 };
 
-use crate::util::{Clock, catch, forever, in_child, is_exit, secs, time_limit};
+use crate::util::{Clock, HOUR, catch, forever, in_child, is_exit, secs, time_limit};
 
 /// A directory of the test's own.
 struct Place(PathBuf);
@@ -102,15 +102,16 @@ fn ps(client: &mut Client) -> HashMap<String, Vec<String>> {
     .collect()
 }
 
-/// An OS thread with a greenlet `name` that waits for ever, and a thread's own context that waits for it. Gives the greenlet's id,
-/// and what its join gave.
-fn other_hub(name: &'static str) -> (u64, std::thread::JoinHandle<bool>) {
+/// An OS thread with a greenlet `name` that waits for ever, and a thread's own context that waits for it. Gives the greenlet (with whose handle here
+/// it could be woken, so that this is no deadlock), and whether its join gave the exit.
+fn other_hub(name: &'static str) -> (Handle, JoinHandle<bool>) {
     let (tell, told) = mpsc::channel();
-    let thread = std::thread::Builder::new().name(format!("thread of {name}"));
-    let thread = thread.spawn(move || {
-        let greenlet = Builder::new().name(name).spawn(|| forever()).unwrap();
-        tell.send(greenlet.id()).unwrap();
-        is_exit(&greenlet.join().map(|()| ()))
+    let thread = std::thread::Builder::new().name(format!("thread of {name}")).spawn(move || {
+        let greenlet = Builder::new().name(name).spawn(move || {
+            tell.send(current()).unwrap();
+            forever()
+        });
+        is_exit(&greenlet.unwrap().join())
     });
     (told.recv().unwrap(), thread.unwrap())
 }
@@ -164,7 +165,7 @@ fn ps_and_tree_show_greenlets_of_all_hubs() {
         let _backdoor = Backdoor::bind(place.socket()).unwrap();
         let (far, _thread) = other_hub("far");
         let near = named("near\t\n.\n", || forever());
-        let later = spawn_later(secs(3600), || {});
+        let later = spawn_later(HOUR, || {});
         let coroutine = Coroutine::<()>::new(|()| ());
         let mut client = Client::new(&place.socket());
         // So that the other one has come to its wait.
@@ -181,7 +182,7 @@ fn ps_and_tree_show_greenlets_of_all_hubs() {
         assert!(row[7].starts_with("tests/it/backdoor.rs:"), "{row:?}");
         assert!(row[8].starts_with("park"), "{row:?}");
         let row = columns("far");
-        assert_eq!((row[0], row[2], row[3]), (far.to_string().as_str(), "greenlet", "waits"));
+        assert_eq!((row[0], row[2], row[3]), (far.id().to_string().as_str(), "greenlet", "waits"));
         assert_ne!(row[1], main[1]);
         assert_eq!(columns("thread of far")[2], "main");
         assert_eq!(columns("backdoor console")[3], "runs");
@@ -201,7 +202,7 @@ fn ps_and_tree_show_greenlets_of_all_hubs() {
         );
 
         let tree = client.ask("tree").join("\n");
-        assert!(tree.contains(&format!("greenlet {far} 'far': waits: park")), "{tree}");
+        assert!(tree.contains(&format!("greenlet {} 'far': waits: park", far.id())), "{tree}");
         assert!(!tree.contains("backdoor::forever"), "{tree}");
         // The name of `near` has a line that is a dot, which is not the end.
         assert!(tree.contains("\n..\n"), "{tree}");
@@ -227,7 +228,7 @@ fn bt_shows_where_one_waits() {
         assert!(near[0].starts_with("greenlet ") && near[0].contains(" 'near': waits: park"), "{near:?}");
         assert!(near.iter().any(|line| line.contains("a_place_to_be_found")), "{near:?}");
         assert!(!near.iter().any(|line| line.contains("far")), "{near:?}");
-        let far = client.ask(&format!("bt {far}"));
+        let far = client.ask(&format!("bt {}", far.id()));
         assert!(far[0].contains(" 'far': waits: park"), "{far:?}");
         assert!(far.iter().any(|line| line.contains("forever")), "{far:?}");
         let all = client.ask("bt").join("\n");
@@ -251,6 +252,7 @@ fn kill_ends_a_greenlet_of_whichever_hub() {
         let place = Place::new();
         let _backdoor = Backdoor::bind(place.socket()).unwrap();
         let (far, thread) = other_hub("far");
+        let far = far.id();
         let near = named("near", || forever());
         let mut client = Client::new(&place.socket());
         assert_eq!(client.ask(&format!("kill {far}")), [format!("killed {far}")]);
@@ -326,7 +328,7 @@ fn stats_are_a_number_per_line() {
     in_child("backdoor::stats_are_a_number_per_line", || {
         let place = Place::new();
         let _backdoor = Backdoor::bind(place.socket()).unwrap();
-        let (_, _thread) = other_hub("far");
+        let (_far, _thread) = other_hub("far");
         let mut client = Client::new(&place.socket());
         let lines = client.ask("stats");
         assert_eq!(lines[0], "#HUB\tNAME\tVALUE");
@@ -668,30 +670,24 @@ fn whoever_may_write_to_the_file_may_be_let_in_afterwards() {
 }
 
 #[test]
-fn answers_do_not_depend_on_how_commands_arrive() {
+fn a_command_may_come_in_pieces() {
     time_limit();
     let place = Place::new();
     let _backdoor = Backdoor::bind(place.socket()).unwrap();
-    let whole = Client::new(&place.socket()).ask("help");
-    // Byte by byte, from an OS thread without a hub.
-    let path = place.socket();
-    let answer = unblock(move || {
-        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
-        for byte in b"help\n" {
-            stream.write_all(&[*byte]).unwrap();
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        answer_of(&mut BufReader::new(stream))
-    });
-    assert_eq!(answer, whole);
+    let mut client = Client::new(&place.socket());
+    let whole = client.ask("help");
+    for piece in ["h", "el", "p\nhe", "lp", "\n"] {
+        client.send(piece);
+        yield_now();
+    }
+    assert_eq!((client.answer(), client.answer()), (whole.clone(), whole));
 }
 
 #[test]
-fn a_greenlet_that_watches_sees_who_comes_and_goes() {
+fn who_is_killed_may_drop_the_backdoor() {
     time_limit();
     let place = Place::new();
     let backdoor = Rc::new(RefCell::new(Some(Backdoor::bind(place.socket()).unwrap())));
-    // Dropped by one of the greenlets that it has been asked about.
     let holder = Rc::clone(&backdoor);
     let victim = spawn(move || {
         let _end = crate::util::OnDrop(move || drop(holder.take()));

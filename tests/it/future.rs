@@ -160,7 +160,7 @@ fn an_async_mutex_is_shared_by_greenlets_that_block_on_it() {
 fn a_greenlet_that_was_polled_and_then_dropped_keeps_no_waker() {
     let count = Arc::new(Counter::default());
     let waker = Arc::clone(&count).into();
-    let mut polled = spawn(|| yield_now());
+    let mut polled = spawn(yield_now);
     for _ in 0..3 {
         assert!(Pin::new(&mut polled).poll(&mut Context::from_waker(&waker)).is_pending());
     }
