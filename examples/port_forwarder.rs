@@ -18,9 +18,9 @@ use std::net::{Shutdown, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use switchgrass::io::copy_bidirectional;
 use switchgrass::net::{TcpStream, ToSocketAddrs};
 use switchgrass::process::{Child, ChildStdout, Command, Stdio};
-use switchgrass::scope;
 use switchgrass::server::{Stopped, StreamServer};
 use switchgrass::signal::{self, SIGINT, SIGTERM};
 
@@ -29,26 +29,10 @@ mod common;
 
 use common::Failure;
 
-/// One connection: two directions, each a loop of blocking calls in a greenlet.
+/// One connection: two directions, each a loop of blocking calls in a greenlet. When one ends, the other may still have much to say.
 fn forward(client: &TcpStream, target: &[SocketAddr]) -> io::Result<()> {
     let server = TcpStream::connect(target)?;
-    // They borrow the streams. The scope ends when both have ended.
-    scope(|s| {
-        let request = s.spawn(|| pump(client, &server));
-        let response = pump(&server, client);
-        request.join().expect("a pump does not panic").and(response)
-    })
-}
-
-/// Copies until `from` has no more. That is passed on, and the other direction may still have much to say.
-fn pump(mut from: &TcpStream, mut to: &TcpStream) -> io::Result<()> {
-    let copied = io::copy(&mut from, &mut to).and_then(|_| to.shutdown(Shutdown::Write));
-    if copied.is_err() {
-        // One side is gone. This wakes the other direction, if it waits.
-        let _ = from.shutdown(Shutdown::Both);
-        let _ = to.shutdown(Shutdown::Both);
-    }
-    copied
+    copy_bidirectional(client, &server).map(drop)
 }
 
 /// Forwards until SIGINT or SIGTERM.

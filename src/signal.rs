@@ -47,8 +47,8 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use signal_hook::low_level::signal_name;
 
+use crate::descriptor::{Direction, Io};
 use crate::greenlet::Builder;
-use crate::io::{Direction, Io};
 use crate::sys::clock::NEVER;
 use crate::sys::signal::{Disposition, disposition, run_on_signal_stack};
 
@@ -157,6 +157,7 @@ impl Iterator for Signals {
 /// let _handler = signal::handle(SIGUSR1, || println!("somebody wants to know how I am"))?;
 /// # std::io::Result::Ok(())
 /// ```
+#[doc(alias = "signal_handler")]
 pub fn handle(signal: i32, handler: impl Fn() + 'static) -> io::Result<SignalHandler> {
     let signals = Signals::new(&[signal])?;
     let pipe = Arc::clone(&signals.pipe);

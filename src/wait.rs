@@ -11,23 +11,23 @@
 //!                          │                        │
 //!                          │ deadline, kill         │ kill: `pass_on` gives it to the next
 //!                          ▼                        ▼
-//!                         OUT                      OUT
+//!                         OUT: `gave_up` tells     OUT
+//!                              the primitive
 //! ```
 //!
 //! A `select` has a node in each of several queues, which share a [`Claim`]: who hands something over must win it first.
 
 #![allow(unsafe_code)]
 
-use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::hub::{Hub, Wake, hub};
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::lock::{Lock, LockGuard};
+use crate::sys::sync::{AtomicU8, AtomicUsize, Cell, Ordering, UnsafeCell};
 use crate::task::{Reason, Task, Wakeup};
 
 /// Tasks that wait for the same, in the order in which they came. Belongs into what a [`Lock`] guards.
@@ -105,7 +105,12 @@ impl<P> Node<P> {
     }
 
     /// Makes this node number `number` of a select. `claim` must outlive its time in a queue.
+    ///
+    /// # Panics
+    ///
+    /// If it is in a queue, or was chosen: one operation belongs to one select at a time.
     pub(crate) fn claim_by(&self, claim: &Claim, number: usize) {
+        assert_eq!(self.state.load(Ordering::Relaxed), OUT, "an operation is in two selects at once");
         self.claim.set(claim);
         self.number.set(number);
     }
@@ -130,6 +135,10 @@ impl<P> Node<P> {
 impl<P> Queue<P> {
     pub(crate) const fn new() -> Self {
         Queue { head: ptr::null(), tail: ptr::null() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_null()
     }
 
     /// How many wait. Takes time in proportion.
@@ -173,6 +182,26 @@ impl<P> Queue<P> {
         self.tail = node;
     }
 
+    /// As [`Queue::push`], before all others.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn push_front(&mut self, node: &Node<P>, task: &Task) {
+        debug_assert_ne!(node.state.load(Ordering::Relaxed), QUEUED);
+        node.aim(task);
+        node.before.set(ptr::null());
+        node.next.set(self.head);
+        node.state.store(QUEUED, Ordering::Relaxed);
+        if self.head.is_null() {
+            self.tail = node;
+        } else {
+            // SAFETY: the invariant.
+            unsafe { (*self.head).before.set(node) };
+        }
+        self.head = node;
+    }
+
     /// Takes a node out, if it is in.
     pub(crate) fn remove(&mut self, node: &Node<P>) {
         if node.state.load(Ordering::Relaxed) == QUEUED {
@@ -202,9 +231,27 @@ impl<P> Queue<P> {
     /// `exchange` is called under the lock: it moves things, and does nothing else.
     #[inline]
     pub(crate) fn hand_over<R>(&mut self, exchange: impl FnOnce(&mut Option<P>) -> R) -> Option<(R, Wakeup)> {
+        self.hand_over_if(|_| true, exchange)
+    }
+
+    /// The same, if `admit` says so of the item of that node. Else it stays the first, and this gives `None`.
+    #[inline]
+    pub(crate) fn hand_over_if<R>(
+        &mut self,
+        admit: impl Fn(&Option<P>) -> bool,
+        exchange: impl FnOnce(&mut Option<P>) -> R,
+    ) -> Option<(R, Wakeup)> {
         while !self.head.is_null() {
             // SAFETY: the invariant. The owner may go on, and the node be gone, once its state is CHOSEN: the last thing done here.
             let node = unsafe { &*self.head };
+            let task = node.task.get().expect("a queued node has a task");
+            // SAFETY: the task is alive: it cannot leave the wait while its node is queued, and one that was given up at the end of its
+            // thread is never freed, nor is its stack. If it is of this thread, it has to run to get away.
+            let wakeup = unsafe { Wakeup::new(task, node.epoch.get()) };
+            // SAFETY: the node is QUEUED to its owner, who leaves the item alone.
+            if wakeup.is_some() && !admit(unsafe { &*node.item.get() }) {
+                return None;
+            }
             let next = node.next.get();
             self.head = next;
             if !next.is_null() {
@@ -212,10 +259,6 @@ impl<P> Queue<P> {
                 unsafe { (*next).before.set(ptr::null()) };
             }
             let claim = node.claim.get();
-            let task = node.task.get().expect("a queued node has a task");
-            // SAFETY: the task is alive: it cannot leave the wait while its node is queued, and one that was given up at the end of its
-            // thread is never freed, nor is its stack. If it is of this thread, it has to run to get away.
-            let wakeup = unsafe { Wakeup::new(task, node.epoch.get()) };
             // SAFETY: who has queued the node keeps the claim alive as long.
             let won = claim.is_null() || unsafe { (*claim).win(node.number.get()) };
             match wakeup {
@@ -256,6 +299,10 @@ pub(crate) trait Line {
     /// Something was handed over to a task that is killed before it could take it: does with it what is done with what comes back.
     fn pass_on(&self, state: LockGuard<'_, Self::State>, item: Option<Self::Item>);
 
+    /// A task that was to wait, or did, is not in line any more, and got nothing: its deadline has come, or it unwinds. Does what that makes
+    /// possible for the others.
+    fn gave_up(&self, _state: LockGuard<'_, Self::State>) {}
+
     fn reason(&self) -> Reason;
 }
 
@@ -288,10 +335,19 @@ pub(crate) fn wait<L: Line>(
     deadline: Nanos,
 ) -> Outcome<L::Item> {
     let hub = hub();
-    let Ok(task) = hub.may_suspend(line.reason()) else { return Outcome::Unwinding(item) };
+    if hub.is_unwinding() {
+        line.gave_up(state);
+        return Outcome::Unwinding(item);
+    }
+    if hub.refuses_to_suspend() {
+        // This unwinds, or stops here for good: what others need must be free.
+        line.gave_up(state);
+        let _ = hub.may_suspend(line.reason());
+        unreachable!("who is masked waits for its children, and for nothing else");
+    }
     let node = Node::new(item);
     // SAFETY: the node stays here, and `Place` takes it out before this function is left in whichever way.
-    unsafe { L::queue(&mut state).push(&node, task) };
+    unsafe { L::queue(&mut state).push(&node, hub.current()) };
     drop(state);
     let place = Place { line, node: &node };
     let chosen = place.wait(hub, deadline);
@@ -300,28 +356,37 @@ pub(crate) fn wait<L: Line>(
 }
 
 /// As [`wait`] without a deadline, for what cannot fail. While the task unwinds, nothing may be switched, and this blocks the OS thread: until
-/// another thread hands over, or for good, with a message, where there is none.
+/// another thread hands over, or for good, with a message, where there is none. It goes to the head of the line then: those before it may be of its own
+/// thread.
 pub(crate) fn insist<L: Line>(
     line: &L,
     state: LockGuard<'_, L::State>,
     item: Option<L::Item>,
 ) -> Option<L::Item> {
+    if hub().is_unwinding() {
+        return block_thread(line, state, item);
+    }
     match wait(line, state, item, NEVER) {
         Outcome::Chosen(item) => item,
-        Outcome::TimedOut(_) => unreachable!("there is no deadline"),
-        Outcome::Unwinding(item) => block_thread(line, item),
+        Outcome::TimedOut(_) | Outcome::Unwinding(_) => unreachable!("no deadline, and not unwinding"),
     }
 }
 
 #[cold]
-fn block_thread<L: Line>(line: &L, item: Option<L::Item>) -> Option<L::Item> {
+fn block_thread<L: Line>(
+    line: &L,
+    mut state: LockGuard<'_, L::State>,
+    item: Option<L::Item>,
+) -> Option<L::Item> {
     /// How often it is looked at. Nobody hurries here.
     const STEP: Duration = Duration::from_millis(1);
     const STEPS_UNTIL_MESSAGE: u32 = 1000;
     let task = hub().current();
     let node = Node::new(item);
+    // Before those who were there first: some of them may be of this thread, and could do nothing with what they get.
     // SAFETY: the node stays here until it is chosen; nothing below unwinds.
-    unsafe { L::queue(&mut line.lock().lock()).push(&node, task) };
+    unsafe { L::queue(&mut state).push_front(&node, task) };
+    drop(state);
     let explain = |what: &str| {
         let (title, reason) = (task.shared.title(), line.reason());
         format!(
@@ -330,7 +395,10 @@ fn block_thread<L: Line>(line: &L, item: Option<L::Item>) -> Option<L::Item> {
     };
     let mut steps = 0;
     while !node.is_chosen() {
-        if steps == 0 && sys::thread_count().is_some_and(|threads| threads <= 1 + crate::task::idle_workers())
+        // Whoever was the last other thread may have ended the wait just before it went.
+        if steps == 0
+            && sys::thread_count().is_some_and(|threads| threads <= 1 + crate::task::idle_workers())
+            && !node.is_chosen()
         {
             sys::abort(&explain("and there is no other thread that could end the wait"));
         }
@@ -372,7 +440,7 @@ impl<L: Line> Place<'_, L> {
                 continue;
             }
             L::queue(&mut state).remove(self.node);
-            drop(state);
+            self.line.gave_up(state);
             std::mem::forget(self);
             return false;
         }
@@ -389,6 +457,7 @@ impl<L: Line> Drop for Place<'_, L> {
             self.line.pass_on(state, self.node.take_item());
         } else {
             L::queue(&mut state).remove(self.node);
+            self.line.gave_up(state);
         }
     }
 }

@@ -6,10 +6,10 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::rc::Rc;
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use std::{env, fs, hint, process, ptr, thread};
 
@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use switchgrass::threadpool::{self, ThreadPool};
 
 use switchgrass::signal::{self, SIGHUP, SIGTERM, Signals};
+use switchgrass::sync::{Barrier, Condvar, Event, Mutex, Once, ReentrantMutex, RwLock, Semaphore};
 use switchgrass::{
     Builder, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, unblock, yield_now,
 };
@@ -119,6 +120,14 @@ const CASES: &[Case] = cases! {
 
     // Deadlocks, where no other thread could help.
     a_deadlock_is_found_though_there_are_handles: deadlock_with_handles, |outcome| outcome.exited_with(0);
+    a_get_that_nobody_can_serve_is_a_deadlock: deadlock_of_queue, |outcome| outcome.exited_with(0);
+    who_waits_for_a_lock_that_nobody_can_unlock_is_told_and_leaves_the_line: deadlock_of_locks, |outcome| outcome.exited_with(0);
+    a_destructor_that_needs_a_lock_of_its_own_thread_while_it_unwinds_aborts: lock_in_destructor, |outcome| {
+        outcome.died_by(libc::SIGABRT);
+        outcome.says("waits for a mutex at");
+        outcome.says("in a destructor while it unwinds");
+        outcome.says("there is no other thread that could end the wait");
+    };
     a_deadlock_is_found_though_a_thread_of_the_pool_is_idle: deadlock_after_unblock, |outcome| outcome.exited_with(0);
     a_job_that_an_idle_thread_of_the_pool_is_about_to_do_is_no_idle_thread: job_of_idle_thread, |outcome| {
         outcome.exited_with(0);
@@ -348,6 +357,80 @@ fn deadlock_with_handles() {
     parked.join().unwrap();
 }
 
+fn deadlock_of_locks() {
+    let says = |what: &str, wait: &dyn Fn()| {
+        let report = catch(wait).unwrap_err();
+        let report = text(&report);
+        assert!(
+            report.contains("would block forever") && report.contains(&format!("waits: {what} at")),
+            "{report}"
+        );
+    };
+    let lock = RwLock::new(());
+    let reading = lock.read().unwrap();
+    says("rwlock", &|| drop(lock.write()));
+    assert!(lock.try_read().is_ok(), "the writer is in line no more");
+    drop(reading);
+    let writing = lock.write().unwrap();
+    says("rwlock", &|| drop(lock.read()));
+    drop(writing);
+
+    let (mutex, condvar) = (Mutex::new(()), Condvar::new());
+    says("condvar", &|| drop(condvar.wait(mutex.lock().unwrap())));
+    let held = mutex.try_lock().expect("it is not held, nor poisoned");
+    says("mutex", &|| drop(mutex.lock()));
+    drop(held);
+
+    let barrier = Barrier::new(2);
+    says("barrier", &|| {
+        barrier.wait();
+    });
+    assert_eq!(format!("{barrier:?}"), "Barrier { size: 2, waiting: 0 }");
+
+    says("once", &|| Once::new().wait());
+    says("semaphore", &|| drop(Semaphore::new(0).acquire()));
+    says("event", &|| assert!(Event::new().wait()));
+    let reentrant = Rc::new(ReentrantMutex::new(()));
+    let _owner = spawn({
+        let reentrant = Rc::clone(&reentrant);
+        move || {
+            let _guard = reentrant.lock();
+            park();
+        }
+    });
+    yield_now();
+    says("reentrant mutex", &|| drop(reentrant.lock()));
+}
+
+fn lock_in_destructor() {
+    struct Locks<'a>(&'a Mutex<()>);
+    impl Drop for Locks<'_> {
+        fn drop(&mut self) {
+            drop(self.0.lock());
+        }
+    }
+    let mutex = Mutex::new(());
+    let _held = mutex.lock();
+    let _ = catch(|| {
+        let _locks = Locks(&mutex);
+        panic_any("on purpose");
+    });
+}
+
+fn deadlock_of_queue() {
+    let queue = std::rc::Rc::new(switchgrass::queue::Queue::<i32>::unbounded());
+    let other = spawn({
+        let queue = std::rc::Rc::clone(&queue);
+        move || queue.get()
+    });
+    let report = catch(|| queue.get()).unwrap_err();
+    assert_eq!(text(&report).matches("waits: get from queue at 0x").count(), 2, "{}", text(&report));
+    // Main has left the line.
+    assert_eq!(queue.getting(), 1);
+    queue.put(1).unwrap();
+    assert_eq!(other.join().unwrap(), Ok(1));
+}
+
 fn deadlock_after_unblock() {
     unblock(|| ());
     let parked = spawn(park);
@@ -373,7 +456,7 @@ fn deadlock_after_pools() {
     pools.iter().for_each(|pool| pool.set_idle_timeout(Duration::from_secs(3600)));
     for round in 0..3 {
         for pool in &pools {
-            let both = Arc::new(Barrier::new(pool.max()));
+            let both = Arc::new(std::sync::Barrier::new(pool.max()));
             pool.map(vec![both; pool.max()], |both| both.wait().is_leader());
         }
         // One that leaves is not counted any more.
@@ -462,8 +545,9 @@ fn signal_on_small_stack() {
 /// Bytes of address space, and of memory, that this process uses.
 fn memory() -> (usize, usize) {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
-    let mut pages = statm.split(' ').map(|number| number.parse::<usize>().unwrap());
-    (pages.next().unwrap() * 4096, pages.next().unwrap() * 4096)
+    let pages: Vec<usize> = statm.split(' ').map(|number| number.trim().parse().unwrap()).collect();
+    // Without pages of files: how much of the program's code was read is not the question.
+    (pages[0] * 4096, (pages[1] - pages[2]) * 4096)
 }
 
 /// Calls `f` at least `bytes` deeper in the stack, all of it written to.

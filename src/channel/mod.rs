@@ -1,4 +1,4 @@
-//! Channels: many senders, many receivers, with or without room in between; and [`select!`](crate::select) over several.
+//! Channels: many senders, many receivers, with or without room in between; and [`select!`](macro@crate::select) over several.
 //!
 //! Names and errors are those of std's `mpsc` and of crossbeam. They work between the greenlets of one hub, between hubs, and with plain OS threads. Each message
 //! goes to one receiver; those who wait are served in the order of coming. A message that was on its way to a receiver which is killed goes to
@@ -156,32 +156,39 @@ impl<T> State<T> {
         !self.buffer.is_empty() || (self.capacity == 0 && self.senders.len_without(claim) > 0)
     }
 
-    /// Gives a reserved place up. Somebody may wait for it on either side.
-    fn unreserve(&mut self) -> [Option<Wakeup>; 2] {
+    /// Gives a reserved place up.
+    fn unreserve(&mut self) {
         self.reserved -= 1;
-        if !self.has_room(None) {
-            return [None, None];
-        }
-        match self.senders.hand_over(Option::take) {
-            Some((None, wakeup)) => {
-                self.reserved += 1;
-                [Some(wakeup), None]
-            }
-            Some((mut message, wakeup)) => [Some(wakeup), self.put(&mut message).flatten()],
-            None => [None, None],
-        }
+        self.move_up();
     }
 
     /// Puts the message in for which a place was reserved.
-    fn put_reserved(&mut self, message: T) -> Option<Wakeup> {
+    fn put_reserved(&mut self, message: T) {
         self.reserved -= 1;
         let mut message = Some(message);
         if let Some(((), wakeup)) = self.receivers.hand_over(|place| *place = message.take()) {
-            return Some(wakeup);
+            wakeup.wake();
+            // The place was not needed.
+            return self.move_up();
         }
         // Without capacity, the receiver that it was meant for has gone meanwhile: the next one gets it.
         self.buffer.extend(message);
-        None
+    }
+
+    /// What was reserved is free: the first of those who wait to send get it, and if that is a place that a receiver waits for, the ones behind.
+    fn move_up(&mut self) {
+        while self.has_room(None)
+            && let Some((mut message, wakeup)) = self.senders.hand_over(Option::take)
+        {
+            wakeup.wake();
+            match message {
+                None => self.reserved += 1,
+                Some(_) => match self.put(&mut message) {
+                    Some(wakeup) => wake(wakeup),
+                    None => self.buffer.extend(message),
+                },
+            }
+        }
     }
 }
 
@@ -433,6 +440,13 @@ impl<T> Sender<T> {
 
 /// The receiving side of a channel. Clones are the same side: each message goes to one of them. When the last is dropped, so are the messages that nobody
 /// has received, and sending fails.
+///
+/// With messages that are not `Send`, both sides stay on their thread:
+///
+/// ```compile_fail,E0277
+/// let (_tx, rx) = switchgrass::channel::unbounded::<std::rc::Rc<()>>();
+/// std::thread::spawn(move || rx.recv());
+/// ```
 pub struct Receiver<T> {
     channel: Arc<Channel<T>>,
 }

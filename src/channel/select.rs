@@ -1,4 +1,4 @@
-//! What [`select!`](crate::select) is made of. Not a public interface, but for the macro.
+//! What [`select!`](macro@crate::select) is made of. Not a public interface, but for the macro.
 //!
 //! A select first tries all its operations, beginning with another one each time. If none can be done, it puts a node into the queue of
 //! each, and parks. Who hands something over has to win the claim that the nodes share, so one operation is done, and the others are taken
@@ -220,9 +220,7 @@ impl<'a, T> Send<'a, T> {
             return Err(SendError(message));
         }
         self.reserved.set(false);
-        let wakeup = state.put_reserved(message);
-        drop(state);
-        wake(wakeup);
+        state.put_reserved(message);
         Ok(())
     }
 }
@@ -264,9 +262,9 @@ impl<T> Drop for Send<'_, T> {
     fn drop(&mut self) {
         if self.reserved.get() {
             let mut state = self.sender.channel.state.lock();
-            let wakeups = if state.closed { [None, None] } else { state.unreserve() };
-            drop(state);
-            wakeups.into_iter().for_each(wake);
+            if !state.closed {
+                state.unreserve();
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::io::persist;
+use crate::descriptor::persist;
 use crate::sys::clock::NEVER;
 use crate::task::Reason;
 use crate::threadpool::unblock_for;

@@ -12,6 +12,8 @@
 #![allow(unsafe_code)]
 
 mod descriptors;
+mod fork;
+pub(crate) mod inspect;
 mod masked;
 mod observe;
 mod poller;
@@ -21,6 +23,7 @@ mod run;
 mod shutdown;
 mod suspend;
 mod timers;
+pub(crate) mod tree;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -32,12 +35,14 @@ use std::time::Duration;
 
 use crate::coro::overflow;
 use crate::coro::stack;
+use crate::coro::trace::Inspection;
 use crate::coro::unwind::{self, Payload};
 use crate::sys::clock::{self, Nanos};
-use crate::sys::{self};
+use crate::sys::{self, fork::generation};
 use crate::task::{Body, Ended, Home, Kind, Listener, Origin, Reason, State, Task, TaskRef, Waker};
 
 pub(crate) use self::descriptors::Waits;
+pub(crate) use self::fork::watch_forks;
 pub(crate) use self::masked::Masked;
 use self::observe::Observer;
 use self::poller::Poller;
@@ -104,20 +109,20 @@ pub(crate) struct Hub {
     current: Cell<NonNull<Task>>,
     /// This thread's errno, kept across switches.
     errno: *mut libc::c_int,
-    /// Resumptions until the next look at the clock.
-    countdown: Cell<u32>,
+    /// Set while a suspended task is resumed only to tell where it stands; see [`Hub::suspend`].
+    inspection: Cell<Option<NonNull<Inspection>>>,
     /// The loop itself runs (nothing may wait), or the hub closes (nothing may wait any more).
     no_waiting: Cell<bool>,
     /// Whether an explicit switch has to look closer: there is a tracer, or nothing may wait.
     special: Cell<bool>,
     /// Whether there is a tracer.
     pub(crate) traced: Cell<bool>,
-    /// What `countdown` began with.
+    /// What the home's countdown began with.
     window: Cell<u32>,
+    /// All resumptions before that.
+    resumed: Cell<u64>,
     /// The time as of the last look.
     now: Cell<Nanos>,
-    /// All resumptions before those that `countdown` counts.
-    resumed: Cell<u64>,
     /// Looks at the clock until the end of this turn.
     checks: Cell<u32>,
     turn_started: Cell<Nanos>,
@@ -171,11 +176,12 @@ impl Drop for CloseAtThreadEnd {
             return;
         }
         // SAFETY: the pointer in HUB is valid until the next lines, and only this thread has it.
-        if unsafe { &*hub }.close() {
+        if let Some(unread) = unsafe { &*hub }.close() {
             HUB.set(ptr::null());
             // SAFETY: it came from Box::into_raw in `create`. All tasks have ended or are never run again, so nobody
             // has a reference to the hub any more.
             drop(unsafe { Box::from_raw(hub.cast_mut()) });
+            drop(unread);
         }
     }
 }
@@ -213,10 +219,13 @@ pub(crate) fn be_fair() {
 #[cold]
 fn create() -> &'static Hub {
     let home = Home::move_in();
+    home.restart_countdown(RESUMES_PER_CHECK);
+    let id = new_ids(1).start;
     let origin = Origin {
-        id: new_ids(1).start,
+        id,
         kind: Kind::Main,
         name: std::thread::current().name().map(Into::into),
+        spawned_by: id,
         spawned_at: Location::caller(),
         stack_size: 0,
         measured: false,
@@ -235,7 +244,7 @@ fn create() -> &'static Hub {
         current: Cell::new(main_ptr),
         no_waiting: Cell::new(false),
         errno: sys::errno_location(),
-        countdown: Cell::new(RESUMES_PER_CHECK),
+        inspection: Cell::new(None),
         window: Cell::new(RESUMES_PER_CHECK),
         resumed: Cell::new(0),
         observer: Observer::default(),
@@ -266,6 +275,7 @@ fn create() -> &'static Hub {
     HUB.set(hub);
     hub_main(hub).local.state.set(State::Running);
     overflow::install(report::who_runs);
+    watch_forks();
     // A thread whose thread-locals are being destroyed cannot register this again: then this hub is never closed, nor are its
     // descriptors. That takes a destructor of a thread-local that waits when the thread's hub has been closed already.
     let _ = CLOSE_AT_THREAD_END.try_with(|_| {});
@@ -391,7 +401,7 @@ impl Hub {
     /// Counts a wait whose end comes from outside of this hub, until the guard is dropped: meanwhile there is no deadlock.
     pub(crate) fn outside_wait(&self) -> OutsideWait<'_> {
         self.outside_waits.set(self.outside_waits.get() + 1);
-        OutsideWait(self)
+        OutsideWait { hub: self, generation: generation() }
     }
 
     /// Waits until `ended` is set. May switch.
@@ -485,17 +495,20 @@ impl Hub {
         self.closing.get().is_some()
     }
 
-    /// From now on this hub's time stands still while anything is ready, and jumps to the next deadline when nothing is.
+    /// From now on this hub's time stands still while anything is ready, and jumps to the next deadline when nothing is. And its dice fall as those of any
+    /// other hub that does this: what is run twice is the same twice.
     pub(crate) fn use_virtual_clock(&self) {
         if self.virtual_now.get().is_none() {
             self.virtual_now.set(Some(clock::now()));
+            self.turn_started.set(self.read_clock());
+            self.dice.set(0);
         }
     }
 
     /// `true`: the clock has moved, or events have come.
     fn jump_to_next_deadline(&self) -> bool {
         self.poll(Some(Duration::ZERO));
-        if !self.home.ready().is_empty() || self.home.has_mail() {
+        if !self.home.ready().is_empty() || self.home.inbox().has_mail() {
             return true;
         }
         let next = self.timers.borrow_mut().next_deadline();
@@ -511,11 +524,17 @@ impl Hub {
 
 /// See [`Hub::outside_wait`].
 #[derive(Debug)]
-pub(crate) struct OutsideWait<'a>(&'a Hub);
+pub(crate) struct OutsideWait<'a> {
+    hub: &'a Hub,
+    /// Of which process: a child does not wait for what its parent waits for.
+    generation: u32,
+}
 
 impl Drop for OutsideWait<'_> {
     fn drop(&mut self) {
-        self.0.outside_waits.set(self.0.outside_waits.get() - 1);
+        if self.generation == generation() {
+            self.hub.outside_waits.set(self.hub.outside_waits.get() - 1);
+        }
     }
 }
 

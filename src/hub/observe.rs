@@ -102,6 +102,7 @@ pub(super) fn origin(id: u64) -> Origin {
         id,
         kind: Kind::Loop,
         name: None,
+        spawned_by: id,
         spawned_at: Location::caller(),
         stack_size: 0,
         measured: false,
@@ -116,7 +117,7 @@ impl Hub {
 
     /// How many there were in this countdown.
     fn counted(&self) -> u64 {
-        u64::from(self.window.get() - self.countdown.get())
+        u64::from(self.window.get() - self.home.countdown())
     }
 
     /// Counts down anew, to the next look at the clock or to the next sample. To zero, as long as runs are observed.
@@ -126,7 +127,7 @@ impl Hub {
         self.resumed.set(self.resumptions());
         let window = if self.runs_are_observed() { 0 } else { runs_left.min(RESUMES_PER_CHECK) };
         self.window.set(window);
-        self.countdown.set(window);
+        self.home.restart_countdown(window);
     }
 
     /// Counts a run that the countdown does not see, and that has so many times the chance of another one to be a sample.
@@ -223,7 +224,7 @@ impl Hub {
     /// The loop begins its turn.
     #[inline]
     pub(super) fn begin_turn(&self) {
-        let sleeps = self.home.ready().is_empty() && !self.home.has_mail();
+        let sleeps = self.home.ready().is_empty() && !self.home.inbox().has_mail();
         self.count_run(if sleeps { RUNS_PER_SLEEP } else { 1 });
         if self.runs_are_observed() {
             self.end_run(Cause::Task);

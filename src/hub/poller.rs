@@ -20,7 +20,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -72,6 +72,8 @@ pub(crate) struct Poller {
 
 #[derive(Debug, Default)]
 struct Slot {
+    /// The number that the descriptor has.
+    fd: RawFd,
     /// Counts the users of this slot, so that a late event does not reach the next one.
     generation: u32,
     interest: Option<Interest>,
@@ -127,10 +129,11 @@ impl Poller {
         let registry = self.poll.registry();
         let result = match registry.register(&mut SourceFd(&raw), token(id), interest) {
             // The number was registered before and closed while a duplicate of the same description was
-            // open: the old registration is still there and becomes ours.
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                registry.reregister(&mut SourceFd(&raw), token(id), interest)
-            }
+            // open: the old registration is still there and becomes ours. Or this is one number in two hands: the first has lost
+            // it then, unless it waits just now.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => self
+                .lose(raw)
+                .and_then(|()| self.poll.registry().reregister(&mut SourceFd(&raw), token(id), interest)),
             result => result,
         };
         if let Err(error) = result {
@@ -138,16 +141,41 @@ impl Poller {
             return Err(error);
         }
         let slot = &mut self.slots[index as usize];
+        slot.fd = raw;
         slot.interest = Some(interest);
         slot.sides[direction.other() as usize].ready = true;
         Ok(id)
     }
 
+    /// Takes the slots away that the number has so far.
+    ///
+    /// # Errors
+    ///
+    /// Somebody waits there.
+    #[cold]
+    fn lose(&mut self, fd: RawFd) -> io::Result<()> {
+        let found =
+            |(index, slot): (usize, &Slot)| (slot.interest.is_some() && slot.fd == fd).then_some(index);
+        while let Some(index) = self.slots.iter().enumerate().find_map(found) {
+            let slot = &mut self.slots[index];
+            if slot.sides.iter().any(|side| side.waiter.is_some()) {
+                return Err(in_two_hands());
+            }
+            *slot = Slot { generation: slot.generation.wrapping_add(1), ..Slot::default() };
+            self.free.push(index as u32);
+        }
+        Ok(())
+    }
+
     /// Also watches `direction`, if that is not so already.
+    ///
+    /// # Errors
+    ///
+    /// The slot was lost to another registration of the same number.
     pub(crate) fn extend(&mut self, id: SlotId, fd: BorrowedFd<'_>, direction: Direction) -> io::Result<()> {
         let registry = self.poll.registry();
         let slot = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
-        let Some(slot) = slot else { return Ok(()) };
+        let slot = slot.ok_or_else(in_two_hands)?;
         let present = slot.interest.unwrap_or(direction.interest());
         let wanted = present | direction.interest();
         if slot.interest != Some(wanted) {
@@ -158,7 +186,11 @@ impl Poller {
     }
 
     /// Stops watching a descriptor that is still open and has duplicates.
-    pub(crate) fn deregister(&mut self, fd: BorrowedFd<'_>) {
+    pub(crate) fn deregister(&mut self, id: SlotId, fd: BorrowedFd<'_>) {
+        if self.slot(id).is_none() {
+            // Another registration of the same number has taken its place.
+            return;
+        }
         // Failure means that it was not registered (any more), which is what is wanted.
         let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
     }
@@ -170,6 +202,18 @@ impl Poller {
         *slot = Slot { generation: slot.generation.wrapping_add(1), ..Slot::default() };
         self.free.push(id.index);
         waiters.iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Who waits looks again, whatever for.
+    pub(crate) fn wake_all(&mut self) {
+        for slot in &mut self.slots {
+            slot.sides.iter_mut().for_each(Side::set_ready);
+        }
+    }
+
+    /// What tells this poller from the other descriptors of the process.
+    pub(crate) fn as_raw_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
     }
 
     /// Something has happened to the descriptor of which no event may tell. Who waits looks again.
@@ -256,6 +300,13 @@ impl Side {
             waiter.wake();
         }
     }
+}
+
+fn in_two_hands() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        "the same descriptor is in two hands, each of which would wait for it: duplicate it, so that each has its own number",
+    )
 }
 
 fn token(id: SlotId) -> Token {

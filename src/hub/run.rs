@@ -46,7 +46,7 @@ impl Hub {
                     Some(task) => next = self.resume(task),
                     None => {
                         // That was none.
-                        self.countdown.set(self.countdown.get() + 1);
+                        self.home.set_countdown(self.home.countdown() + 1);
                         break;
                     }
                 }
@@ -97,7 +97,9 @@ impl Hub {
     pub(super) fn in_loop<R>(&self, f: impl FnOnce() -> R) -> R {
         self.no_waiting.set(true);
         self.special.set(true);
+        let guard = AbortIfPanic("a destructor that the event loop runs has panicked");
         let result = f();
+        std::mem::forget(guard);
         self.no_waiting.set(self.is_closing());
         self.special.set(self.is_closing() || self.traced.get());
         result
@@ -119,9 +121,9 @@ impl Hub {
     /// Counts a resumption. `false`: look at I/O and timers first.
     #[inline]
     pub(super) fn turn_goes_on(&self) -> bool {
-        let left = self.countdown.get();
+        let left = self.home.countdown();
         if left > 0 {
-            self.countdown.set(left - 1);
+            self.home.set_countdown(left - 1);
             return true;
         }
         self.check_the_clock()
@@ -135,17 +137,17 @@ impl Hub {
         }
         let now = self.read_clock();
         let left = self.checks.get();
-        if left == 0 || now - self.turn_started.get() >= TURN || self.home.has_mail() {
+        if left == 0 || now - self.turn_started.get() >= TURN || self.home.inbox().has_mail() {
             return false;
         }
         self.checks.set(left - 1);
-        self.countdown.set(self.window.get() - 1);
+        self.home.set_countdown(self.window.get() - 1);
         true
     }
 
     /// Looks at I/O: without waiting if something is ready, else until the next deadline.
     pub(super) fn wait_for_events(&self) -> Result<(), Deadlock> {
-        if !self.home.ready().is_empty() || self.home.has_mail() {
+        if !self.home.ready().is_empty() || self.home.inbox().has_mail() {
             if self.has_sources() {
                 self.poll(Some(Duration::ZERO));
             }
@@ -157,7 +159,7 @@ impl Hub {
             None if self.outside_waits.get() > 0 => None,
             None if self.another_thread_may_wake_us() => Some(LONELY_CHECK),
             // Whoever could have woken us may have done so just now, and gone.
-            None if self.home.has_mail() => return Ok(()),
+            None if self.home.inbox().has_mail() => return Ok(()),
             // A signal that has come already is still to be handled, though nobody may wait for the next one.
             None if self.has_sources() => {
                 self.poll(Some(Duration::ZERO));
@@ -179,11 +181,11 @@ impl Hub {
         drop(self.poller());
         let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
         let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
-        if self.home.fall_asleep() {
+        if self.home.inbox().fall_asleep() {
             self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
-            self.home.wake_up();
+            self.home.inbox().wake_up();
         }
-        if may_be_quiet && self.home.ready().is_empty() && !self.home.has_mail() {
+        if may_be_quiet && self.home.ready().is_empty() && !self.home.inbox().has_mail() {
             self.stacks.borrow_mut().sweep(STACKS_SWEPT_IDLE);
             self.home.trim();
         } else {
@@ -218,9 +220,9 @@ impl Hub {
     pub(super) fn sleep_until_mail(&self) {
         // First, for who finds the hub asleep must find the alarm set.
         drop(self.poller());
-        if self.home.fall_asleep() {
+        if self.home.inbox().fall_asleep() {
             self.poll(None);
-            self.home.wake_up();
+            self.home.inbox().wake_up();
         }
     }
 
@@ -236,7 +238,7 @@ impl Hub {
     pub(super) fn open_poller<'a>(&self, slot: &'a mut Option<Poller>) -> io::Result<&'a mut Poller> {
         if slot.is_none() {
             let poller = Poller::new()?;
-            self.home.set_alarm(poller.alarm()?);
+            self.home.set_alarm(poller.alarm()?, poller.as_raw_fd());
             *slot = Some(poller);
         }
         Ok(slot.as_mut().expect("it was just opened"))
@@ -252,10 +254,10 @@ impl Hub {
     }
 
     pub(super) fn read_mail(&self) {
-        if !self.home.has_mail() {
+        if !self.home.inbox().has_mail() {
             return;
         }
-        for message in self.home.collect() {
+        for message in self.home.inbox().collect() {
             match message {
                 Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
                 Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
@@ -263,6 +265,7 @@ impl Hub {
                 Message::Record => self.join_recording(),
                 Message::Start(task, at) => on(&task, |task| self.start_at(task, at)),
                 Message::Unreferenced(task) => task.unreferenced(),
+                Message::Call(letter) => letter.open(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
                 Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
             }
@@ -281,7 +284,6 @@ impl Hub {
     pub(super) fn resume(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
         let task = self.alive(ptr);
         self.current.set(ptr);
-        task.local.state.set(State::Running);
         // SAFETY: only the hub touches contexts, and it is not inside this one: the loop runs on the thread's
         // own stack, so no context is being resumed now.
         let turn = match unsafe { &mut *task.local.context.get() } {
@@ -306,6 +308,8 @@ impl Hub {
         match self.take_stack(task) {
             Ok(stack) => {
                 task.local.stack_low.set(stack.low().as_ptr().expose_provenance());
+                // Killed before the time it was to start at: that is no deadline of the first wait in a destructor.
+                task.local.deadline.set(NEVER);
                 let context = Context::new(stack, task.ptr(), run_task);
                 // SAFETY: as in `resume`.
                 unsafe { &mut *task.local.context.get() }.insert(context).resume()
@@ -380,9 +384,12 @@ fn run_task(ptr: NonNull<Task>, suspender: &Suspender) {
     // SAFETY: the hub resumes live tasks only, and keeps them alive until they have ended.
     let task = unsafe { ptr.as_ref() };
     task.local.suspender.set(suspender);
+    task.local.state.set(State::Running);
     let start = task.take_interrupt().map_or(Ok(()), |interrupt| Err(interrupt.into_payload()));
     let guard = AbortIfPanic("a panic reached the root of a greenlet's stack");
     task.run_body(start);
     task.drop_locals();
     std::mem::forget(guard);
+    // Before the last switch: see `Hub::suspend`.
+    task.local.state.set(State::Dead);
 }

@@ -3,9 +3,10 @@
 use std::ptr::NonNull;
 
 use super::{Deadlock, Hub, ScopeExpired, Unwinding, Wake};
+use crate::coro::trace::Inspection;
 use crate::coro::unwind;
 use crate::sys::clock::{NEVER, Nanos};
-use crate::task::{GreenletExit, Interrupt, Reason, Scope, State, Task, TaskRef, Waker};
+use crate::task::{GreenletExit, Interrupt, PARKED, Reason, Scope, State, Task, TaskRef, Waker};
 
 impl Hub {
     /// The task that is running.
@@ -45,9 +46,7 @@ impl Hub {
         // SAFETY: `errno` is this thread's, whose address never changes.
         let errno = unsafe { *self.errno };
         let result = if self.is_main(task) {
-            let result = self.run(next);
-            task.local.state.set(State::Running);
-            result
+            self.run(next)
         } else {
             if next.is_none() {
                 let here = 0_u8;
@@ -55,11 +54,29 @@ impl Hub {
             }
             // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
             unsafe { (*task.local.suspender.get()).suspend(next.map(NonNull::cast)) };
+            if self.inspection.get().is_some() {
+                self.answer_inspections(task);
+            }
             Ok(())
         };
+        // Not before the switch: a signal handler that finds a task `Running` may walk its stack.
+        task.local.state.set(State::Running);
         // SAFETY: as above.
         unsafe { *self.errno = errno };
         result
+    }
+
+    /// The task was resumed only to tell where it stands: does that, and goes on waiting.
+    #[cold]
+    #[inline(never)]
+    fn answer_inspections(&self, task: &Task) {
+        while let Some(inspection) = self.inspection.get() {
+            // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
+            let suspender = unsafe { &*task.local.suspender.get() };
+            // SAFETY: `Hub::inspect` has set it, and waits for the answer.
+            unsafe { Inspection::answer(inspection, suspender) };
+            suspender.suspend(None);
+        }
     }
 
     /// What to wake the current task with, in the park that it will do next.
@@ -95,15 +112,21 @@ impl Hub {
             return Ok(Wake::Notified);
         }
         local.reason.set(reason);
-        local.timed_out.set(false);
-        let nearest = deadline.min(self.nearest_scope(task));
-        if nearest != NEVER {
-            self.timers.borrow_mut().arm(task, nearest);
-        }
-        local.state.set(State::Parked);
-        let result = self.suspend(task, None);
-
-        local.deadline.set(NEVER);
+        // Not read anew, which would cost more than the park itself.
+        local.parked_at.set(self.now.get());
+        let result = loop {
+            local.timed_out.set(false);
+            let nearest = deadline.min(self.nearest_scope(task));
+            if nearest != NEVER {
+                self.timers.borrow_mut().arm(task, nearest);
+            }
+            local.state.set(State::Parked);
+            let result = self.suspend(task, None);
+            local.deadline.set(NEVER);
+            if !local.timed_out.get() || !self.is_false_alarm(task, deadline) {
+                break result;
+            }
+        };
         local.notified.set(false);
         local.epoch.set(local.epoch.get().wrapping_add(1));
         if let Err(Deadlock) = result {
@@ -114,12 +137,30 @@ impl Hub {
             self.deliver_interrupt(task);
         }
         if local.timed_out.get() {
-            if deadline > self.nearest_scope(task) {
+            let nearest = self.nearest_scope(task);
+            if self.is_due(nearest) && nearest < deadline {
                 self.raise_expired_scope(task);
             }
-            return Ok(Wake::TimedOut);
+            if self.is_due(deadline) {
+                return Ok(Wake::TimedOut);
+            }
         }
         Ok(Wake::Notified)
+    }
+
+    /// Whether a deadline had come when the timers were looked at.
+    fn is_due(&self, deadline: Nanos) -> bool {
+        deadline <= self.now.get()
+    }
+
+    /// Whether the task was resumed for nothing: the `Timeout` that its alarm was set for was cancelled by somebody else, and nothing else has happened
+    /// since.
+    #[cold]
+    fn is_false_alarm(&self, task: &Task, deadline: Nanos) -> bool {
+        let local = &task.local;
+        let is_unparked = local.reason.get().text == PARKED.text && local.unpark_token.get();
+        let is_ended = local.notified.get() || local.interrupted.get() || is_unparked;
+        !is_ended && !self.is_due(deadline.min(self.nearest_scope(task)))
     }
 
     /// Lets every other task that is ready run first. Does nothing while unwinding.
@@ -158,7 +199,8 @@ impl Hub {
     #[inline(always)]
     pub(crate) fn switch_to(&self, target: &Task, waiting: State) {
         let task = self.current();
-        if !task.local.scopes.get().is_null() {
+        let is_limited = !task.local.scopes.get().is_null();
+        if is_limited {
             self.arm_for_scope(task);
         }
         debug_assert!(target.local.state.get().is_suspended());
@@ -166,8 +208,8 @@ impl Hub {
         if let Err(Deadlock) = self.suspend(task, Some(target.ptr())) {
             self.fail_deadlocked(task, waiting);
         }
-        if !task.local.scopes.get().is_null() {
-            self.check_scope(task);
+        if is_limited {
+            self.check_scope(task, waiting);
         }
     }
 
@@ -181,12 +223,23 @@ impl Hub {
         }
     }
 
-    /// Undoes [`Hub::arm_for_scope`], and unwinds if it was that which has resumed the task.
+    /// Undoes [`Hub::arm_for_scope`], and unwinds if it was that which has resumed the task. After a false alarm, waits on.
     #[cold]
-    pub(super) fn check_scope(&self, task: &Task) {
+    pub(super) fn check_scope(&self, task: &Task, waiting: State) {
         task.local.deadline.set(NEVER);
-        if task.local.timed_out.replace(false) {
-            self.raise_expired_scope(task);
+        while task.local.timed_out.replace(false) {
+            if self.is_due(self.nearest_scope(task)) {
+                self.raise_expired_scope(task);
+            }
+            if task.local.interrupted.get() {
+                return;
+            }
+            self.arm_for_scope(task);
+            task.local.state.set(waiting);
+            if let Err(Deadlock) = self.suspend(task, None) {
+                self.fail_deadlocked(task, waiting);
+            }
+            task.local.deadline.set(NEVER);
         }
     }
 
@@ -221,7 +274,7 @@ impl Hub {
     /// ([`Hub::unwind_now`]), and which goes on first. See `greenlet::scope`.
     #[inline(always)]
     pub(crate) fn may_suspend(&self, reason: Reason) -> Result<&Task, Unwinding> {
-        if std::thread::panicking() && self.current().local.masked.get() == 0 {
+        if self.is_unwinding() {
             return Err(Unwinding);
         }
         if self.no_waiting.get() {
@@ -230,11 +283,29 @@ impl Hub {
         Ok(self.current())
     }
 
+    /// Whether a wait would be a wait, and neither refused nor a panic.
+    pub(crate) fn may_wait_now(&self) -> bool {
+        !self.no_waiting.get() && !std::thread::panicking()
+    }
+
+    /// Whether the current task unwinds: then [`Hub::may_suspend`] gives the error.
+    #[inline(always)]
+    pub(crate) fn is_unwinding(&self) -> bool {
+        std::thread::panicking() && self.current().local.masked.get() == 0
+    }
+
+    /// Whether nothing may wait: then [`Hub::may_suspend`] unwinds, or stops the current task for good. (Only one that is masked gets
+    /// through.) Who holds a lock has to ask this first.
+    #[inline]
+    pub(crate) fn refuses_to_suspend(&self) -> bool {
+        self.no_waiting.get()
+    }
+
     #[cold]
     pub(super) fn refuse_to_suspend(&self, reason: Reason) {
         assert!(
             self.closing.get().is_some(),
-            "blocking call ({reason}) in the event loop itself: a destructor that the loop runs must not wait"
+            "blocking call ({reason}) in the event loop itself: a raw link, or a destructor that the loop runs, must not wait (a `link` may)"
         );
         self.deny_while_closing();
     }

@@ -28,7 +28,6 @@
 //! std has two types named `Incoming`; that of Unix sockets is [`UnixIncoming`] here.
 
 mod addr;
-mod descriptor;
 mod tcp;
 mod udp;
 mod unix;
@@ -37,5 +36,5 @@ pub use self::addr::ToSocketAddrs;
 pub use self::tcp::{Incoming, TcpListener, TcpStream};
 pub use self::udp::UdpSocket;
 pub use self::unix::{UnixDatagram, UnixIncoming, UnixListener, UnixStream};
-pub use crate::io::ConcurrentUse;
+pub use crate::descriptor::ConcurrentUse;
 pub use std::net::Shutdown;

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::addr::{ToSocketAddrs, each_address};
-use super::descriptor::{as_std, byte_stream, descriptor, shutdown, timeouts};
+use crate::descriptor::macros::{as_std, byte_reader, byte_writer, descriptor, shutdown, timeouts};
+use crate::descriptor::{Direction, Io};
 use crate::hub::hub;
-use crate::io::{Direction, Io};
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
 
@@ -35,7 +35,8 @@ pub struct TcpStream {
 descriptor!(TcpStream, std::net::TcpStream);
 timeouts!(TcpStream);
 shutdown!(TcpStream, std::net::TcpStream);
-byte_stream!(TcpStream, read_stream);
+byte_reader!(TcpStream, read_stream);
+byte_writer!(TcpStream);
 
 impl TcpStream {
     /// Opens a connection to the first of the addresses that accepts one. May switch.
@@ -87,6 +88,7 @@ impl TcpStream {
 }
 
 as_std! { TcpStream, std::net::TcpStream:
+    fn take_error() -> Option<io::Error>;
     fn peer_addr() -> SocketAddr;
     fn local_addr() -> SocketAddr;
     fn set_nodelay(nodelay: bool) -> ();
@@ -137,6 +139,7 @@ impl TcpListener {
 }
 
 as_std! { TcpListener, std::net::TcpListener:
+    fn take_error() -> Option<io::Error>;
     fn local_addr() -> SocketAddr;
     fn set_ttl(ttl: u32) -> ();
     fn ttl() -> u32;

@@ -5,8 +5,8 @@ use std::net::{self, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use super::addr::{ToSocketAddrs, each_address};
-use super::descriptor::{as_std, descriptor, timeouts};
-use crate::io::Io;
+use crate::descriptor::Io;
+use crate::descriptor::macros::{as_std, descriptor, timeouts};
 use crate::sys;
 
 /// A UDP socket; [`std::net::UdpSocket`], cooperative.
@@ -113,6 +113,7 @@ impl UdpSocket {
 }
 
 as_std! { UdpSocket, std::net::UdpSocket:
+    fn take_error() -> Option<io::Error>;
     fn peer_addr() -> SocketAddr;
     fn local_addr() -> SocketAddr;
     fn set_broadcast(broadcast: bool) -> ();

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net;
 use std::path::Path;
 
-use super::descriptor::{as_std, byte_stream, descriptor, shutdown, timeouts};
-use crate::io::{Direction, Io, persist};
+use crate::descriptor::macros::{as_std, byte_reader, byte_writer, descriptor, shutdown, timeouts};
+use crate::descriptor::{Direction, Io, persist};
 use crate::sys;
 use crate::sys::clock::NEVER;
 use crate::task::Reason;
@@ -34,7 +34,8 @@ pub struct UnixStream {
 descriptor!(UnixStream, std::os::unix::net::UnixStream);
 timeouts!(UnixStream);
 shutdown!(UnixStream, std::os::unix::net::UnixStream);
-byte_stream!(UnixStream, read_chunks);
+byte_reader!(UnixStream, read_chunks);
+byte_writer!(UnixStream);
 
 impl UnixStream {
     /// Opens a connection to the socket with this path. May switch.
@@ -81,6 +82,7 @@ impl UnixStream {
 }
 
 as_std! { UnixStream, std::os::unix::net::UnixStream:
+    fn take_error() -> Option<io::Error>;
     fn local_addr() -> SocketAddr;
     fn peer_addr() -> SocketAddr;
 }
@@ -134,6 +136,7 @@ impl UnixListener {
 }
 
 as_std! { UnixListener, std::os::unix::net::UnixListener:
+    fn take_error() -> Option<io::Error>;
     fn local_addr() -> SocketAddr;
 }
 
@@ -302,6 +305,7 @@ fn is_end(socket: &net::UnixDatagram, error: &io::Error) -> bool {
 }
 
 as_std! { UnixDatagram, std::os::unix::net::UnixDatagram:
+    fn take_error() -> Option<io::Error>;
     fn connect_addr(socket_addr: &SocketAddr) -> ();
     fn local_addr() -> SocketAddr;
     fn peer_addr() -> SocketAddr;

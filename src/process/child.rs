@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use super::exit;
 use super::pipe::{ChildStderr, ChildStdin, ChildStdout};
+use crate::descriptor::Io;
 use crate::greenlet::scope;
 use crate::hub::hub;
-use crate::io::Io;
 use crate::signal::SIGCHLD;
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
@@ -72,6 +72,7 @@ impl Child {
     /// # Errors
     ///
     /// If the status is lost, since the process ignores SIGCHLD, or somebody else has waited for this child.
+    #[doc(alias = "poll")]
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.process.look()
     }
@@ -129,6 +130,7 @@ impl Child {
     /// writer.join().unwrap()?;
     /// # std::io::Result::Ok(())
     /// ```
+    #[doc(alias = "communicate")]
     pub fn wait_with_output(mut self) -> io::Result<Output> {
         drop(self.stdin.take());
         hub().may_suspend(Reason::of("output of child process", u64::from(self.id())))?;

@@ -10,8 +10,8 @@ use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::descriptor::{Direction, Io};
 use crate::hub::{Wake, hub};
-use crate::io::{Direction, Io};
 use crate::signal::{self, SIGCHLD, SignalHandler};
 use crate::sys;
 use crate::sys::clock::Nanos;

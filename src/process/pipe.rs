@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::process::Stdio;
 
-use crate::io::Io;
+use crate::descriptor::Io;
 
 macro_rules! pipe {
     ($(#[$attribute:meta])* $ours:ident, $stds:ty) => {

@@ -8,13 +8,25 @@
 //! call that switches.
 
 mod async_result;
+mod barrier;
+mod condvar;
 mod event;
 mod mutex;
+mod once;
+mod once_lock;
 mod poison;
+mod reentrant;
+mod rwlock;
 mod semaphore;
 
 pub use self::async_result::{AlreadySet, AsyncResult};
+pub use self::barrier::{Barrier, BarrierWaitResult};
+pub use self::condvar::{Condvar, WaitTimeoutResult};
 pub use self::event::Event;
 pub use self::mutex::{Mutex, MutexGuard};
+pub use self::once::{Once, OnceState};
+pub use self::once_lock::{LazyLock, OnceLock};
+pub use self::reentrant::{ReentrantMutex, ReentrantMutexGuard};
+pub use self::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use self::semaphore::{BoundedSemaphore, Permit, Semaphore};
 pub use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};

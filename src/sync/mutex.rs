@@ -2,11 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::poison::{self, Poison};
 use crate::hub::{be_fair, hub};
 use crate::sys::clock::Nanos;
 use crate::sys::lock::{Lock, LockGuard};
+use crate::sys::sync::{AtomicU8, Ordering, UnsafeCell};
 use crate::task::{NotSend, Reason};
 use crate::wait::{Line, Queue, insist, wait};
 
@@ -62,10 +62,6 @@ impl RawMutex {
         if self.state.compare_exchange(LOCKED, FREE, Ordering::Release, Ordering::Relaxed).is_err() {
             self.hand_over(self.waiting.lock());
         }
-    }
-
-    pub(crate) fn is_locked(&self) -> bool {
-        self.state.load(Ordering::Relaxed) != FREE
     }
 
     #[cold]
@@ -144,6 +140,7 @@ impl Line for RawMutex {
 /// switchgrass::joinall(&both);
 /// assert_eq!(*balance.lock().unwrap(), 111);
 /// ```
+#[doc(alias = "Lock")]
 pub struct Mutex<T: ?Sized> {
     raw: RawMutex,
     poison: Poison,
@@ -154,6 +151,10 @@ pub struct Mutex<T: ?Sized> {
 unsafe impl<T: ?Sized + Send> Send for Mutex<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Send> Sync for Mutex<T> {}
+
+// What a holder that panics may leave half-changed, poisoning tells of, as std's.
+impl<T: ?Sized> UnwindSafe for Mutex<T> {}
+impl<T: ?Sized> RefUnwindSafe for Mutex<T> {}
 
 impl<T> Mutex<T> {
     /// An unlocked mutex.
@@ -242,7 +243,7 @@ impl<T: ?Sized> Mutex<T> {
 
     /// The lock is ours.
     #[inline]
-    fn guard(&self) -> LockResult<MutexGuard<'_, T>> {
+    pub(super) fn guard(&self) -> LockResult<MutexGuard<'_, T>> {
         let panicking = poison::Guard::new();
         self.poison.check(MutexGuard { mutex: self, panicking, stays: PhantomData })
     }

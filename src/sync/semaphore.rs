@@ -13,12 +13,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::hub::{be_fair, hub};
 use crate::sys::clock::Nanos;
 use crate::sys::lock::{Lock, LockGuard};
+use crate::sys::sync::{AtomicUsize, Ordering};
 use crate::task::{Reason, WatchSet, Watcher};
 use crate::wait::{Line, Queue, insist, wait};
 
@@ -51,6 +51,8 @@ const ONE: usize = 2;
 /// ```
 pub struct Semaphore {
     permits: AtomicUsize,
+    /// How many permits there may be at most.
+    bound: usize,
     waiting: Lock<Waiting>,
 }
 
@@ -70,9 +72,13 @@ impl Semaphore {
     ///
     /// If it is more than [`MAX_PERMITS`](Self::MAX_PERMITS).
     pub const fn new(permits: usize) -> Self {
+        Semaphore::bounded(permits, Self::MAX_PERMITS)
+    }
+
+    const fn bounded(permits: usize, bound: usize) -> Self {
         assert!(permits <= Self::MAX_PERMITS, "too many permits");
         let waiting = Waiting { queue: Queue::new(), watchers: Vec::new() };
-        Semaphore { permits: AtomicUsize::new(permits * ONE), waiting: Lock::new(waiting) }
+        Semaphore { permits: AtomicUsize::new(permits * ONE), bound, waiting: Lock::new(waiting) }
     }
 
     /// Takes a permit, which is given back when the returned value is dropped. Waits in line if there is none. May switch.
@@ -120,18 +126,41 @@ impl Semaphore {
     /// If there were more than [`MAX_PERMITS`](Self::MAX_PERMITS).
     #[inline]
     pub fn release(&self) {
+        if !self.put() {
+            self.fail_to_release();
+        }
+    }
+
+    /// Puts a permit back. `false`: there are as many as there may be.
+    #[inline]
+    fn put(&self) -> bool {
         let mut permits = self.permits.load(Ordering::Relaxed);
-        while permits & SLOW == 0 {
-            let more = permits.checked_add(ONE).expect("too many permits");
-            match self.permits.compare_exchange_weak(permits, more, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return,
+        loop {
+            if permits / ONE >= self.bound {
+                return false;
+            }
+            if permits & SLOW != 0 {
+                return self.release_slowly();
+            }
+            match self.permits.compare_exchange_weak(
+                permits,
+                permits + ONE,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
                 Err(now) => permits = now,
             }
         }
-        self.release_slowly();
+    }
+
+    #[cold]
+    fn fail_to_release(&self) -> ! {
+        panic!("a semaphore of {} was released more often than it was acquired", self.bound);
     }
 
     /// How many permits can be had now.
+    #[doc(alias = "counter")]
     pub fn available(&self) -> usize {
         self.permits.load(Ordering::Relaxed) / ONE
     }
@@ -178,23 +207,33 @@ impl Semaphore {
     }
 
     #[cold]
-    fn release_slowly(&self) {
-        self.give(self.waiting.lock());
+    fn release_slowly(&self) -> bool {
+        self.give(self.waiting.lock())
     }
 
-    /// Hands one permit to the first who waits, or adds it to those that can be had.
-    fn give(&self, mut waiting: LockGuard<'_, Waiting>) {
+    /// Hands one permit to the first who waits, or adds it to those that can be had. `false`: there are as many as there may be.
+    fn give(&self, mut waiting: LockGuard<'_, Waiting>) -> bool {
         if let Some(((), wakeup)) = waiting.queue.hand_over(|_| ()) {
             drop(waiting);
-            return wakeup.wake();
+            wakeup.wake();
+            return true;
         }
-        let permits = self.permits.load(Ordering::Relaxed);
-        assert!(permits <= usize::MAX - ONE, "too many permits");
-        // Nobody waits any more, and those who watch are told: the next releases need no lock. Nobody else adds while SLOW is set.
-        self.permits.fetch_add(ONE - (permits & SLOW), Ordering::Release);
+        let mut permits = self.permits.load(Ordering::Relaxed);
+        loop {
+            if permits / ONE >= self.bound {
+                return false;
+            }
+            // Nobody waits any more, and those who watch are told: the next releases need no lock.
+            let more = (permits & !SLOW) + ONE;
+            match self.permits.compare_exchange(permits, more, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => permits = now,
+            }
+        }
         let watchers = std::mem::take(&mut waiting.watchers);
         drop(waiting);
         watchers.iter().for_each(Watcher::notify);
+        true
     }
 
     pub(crate) fn watch(&self, watcher: Watcher) {
@@ -202,7 +241,7 @@ impl Semaphore {
         if self.take_or_be_slow() {
             // There is one: it is put back, and stays for whoever takes it.
             drop(waiting);
-            self.release();
+            self.put();
             watcher.notify();
         } else {
             waiting.watchers.push(watcher);
@@ -257,16 +296,17 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.0.release();
+        // Found out only now, of a `BoundedSemaphore`; while it unwinds, nothing is gained by aborting the process for it.
+        if !self.0.put() && !std::thread::panicking() {
+            self.0.fail_to_release();
+        }
     }
 }
 
-/// A [`Semaphore`] that can never have more permits than it was made with: releasing what was not acquired is found out.
+/// A [`Semaphore`] that can never have more permits than it was made with: releasing what was not acquired is found out, at the latest when the permit is
+/// dropped that was there already.
 #[derive(Debug)]
-pub struct BoundedSemaphore {
-    semaphore: Semaphore,
-    bound: usize,
-}
+pub struct BoundedSemaphore(Semaphore);
 
 impl BoundedSemaphore {
     /// See [`Semaphore::new`].
@@ -275,7 +315,7 @@ impl BoundedSemaphore {
     ///
     /// As that.
     pub const fn new(permits: usize) -> Self {
-        BoundedSemaphore { semaphore: Semaphore::new(permits), bound: permits }
+        BoundedSemaphore(Semaphore::bounded(permits, permits))
     }
 
     /// See [`Semaphore::acquire`]. May switch.
@@ -285,13 +325,13 @@ impl BoundedSemaphore {
     /// As that.
     #[inline]
     pub fn acquire(&self) -> Permit<'_> {
-        self.semaphore.acquire()
+        self.0.acquire()
     }
 
     /// See [`Semaphore::try_acquire`]. May switch.
     #[inline]
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
-        self.semaphore.try_acquire()
+        self.0.try_acquire()
     }
 
     /// See [`Semaphore::acquire_timeout`]. May switch.
@@ -300,7 +340,7 @@ impl BoundedSemaphore {
     ///
     /// As [`Semaphore::acquire`].
     pub fn acquire_timeout(&self, duration: Duration) -> Option<Permit<'_>> {
-        self.semaphore.acquire_timeout(duration)
+        self.0.acquire_timeout(duration)
     }
 
     /// Gives a permit back whose [`Permit`] was [forgotten](Permit::forget). Does not switch.
@@ -309,24 +349,19 @@ impl BoundedSemaphore {
     ///
     /// If there are as many as in the beginning: then this was not acquired before.
     pub fn release(&self) {
-        assert!(
-            self.semaphore.available() < self.bound,
-            "a BoundedSemaphore of {} was released more often than it was acquired",
-            self.bound
-        );
-        self.semaphore.release();
+        self.0.release();
     }
 
     /// See [`Semaphore::available`].
     pub fn available(&self) -> usize {
-        self.semaphore.available()
+        self.0.available()
     }
 
     pub(crate) fn watch(&self, watcher: Watcher) {
-        self.semaphore.watch(watcher);
+        self.0.watch(watcher);
     }
 
     pub(crate) fn unwatch(&self, set: &Arc<WatchSet>) {
-        self.semaphore.unwatch(set);
+        self.0.unwatch(set);
     }
 }

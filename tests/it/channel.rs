@@ -9,7 +9,7 @@ use switchgrass::channel::{
 };
 use switchgrass::{GreenletExit, joinall, scope, select, sleep, spawn, testing, timeout, yield_now};
 
-use crate::util::{Drops, Log, time_limit};
+use crate::util::{Drops, Log, catch, secs, text, time_limit};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -429,11 +429,66 @@ fn a_sleeping_hub_is_woken_by_a_message_from_another() {
     let (ready_tx, ready_rx) = bounded(0);
     let thread = std::thread::spawn(move || {
         let receiving = [spawn(move || rx.recv().unwrap())];
-        let _ = spawn(move || ready_tx.send(()));
+        drop(spawn(move || ready_tx.send(())));
         joinall(&receiving);
         sleep(Duration::ZERO);
     });
     ready_rx.recv().unwrap();
     tx.send(1).unwrap();
     thread.join().unwrap();
+}
+
+#[test]
+fn an_operation_that_is_in_two_selects_at_once_is_refused() {
+    use switchgrass::channel::select::{Patience, Receive, select};
+    let (tx, rx) = bounded::<u32>(0);
+    let operation = Receive::new(&rx);
+    let twice = catch(|| select(&[&operation, &operation], Patience::Forever));
+    assert!(text(&twice.unwrap_err()).contains("two selects"));
+    assert_eq!(tx.try_send(1), Err(TrySendError::Full(1)), "it is in no queue any more");
+}
+
+#[test]
+fn a_clone_of_a_waiter_that_was_forgotten_holds_up_nobody() {
+    let (tx, rx) = bounded(0);
+    std::mem::forget(rx.clone());
+    let waiting = spawn(move || rx.recv());
+    yield_now();
+    tx.send(7).unwrap();
+    assert_eq!(waiting.join().unwrap(), Ok(7));
+}
+
+#[test]
+fn a_message_that_a_select_makes_slowly_leaves_its_place_to_the_next_sender_if_a_receiver_takes_it_at_once() {
+    testing::virtual_clock();
+    let (tx, rx) = bounded(1);
+    let sender = tx.clone();
+    let slow = move || {
+        select! {
+            send(sender, { sleep(secs(1)); 1 }) -> sent => sent.unwrap(),
+        }
+    };
+    let _senders = [spawn(slow), spawn(move || tx.send(2).unwrap())];
+    let receivers = [rx.clone(), rx].map(|rx| spawn(move || rx.recv_timeout(secs(5))));
+    assert_eq!(receivers.map(|receiver| receiver.join().unwrap()), [Ok(1), Ok(2)]);
+}
+
+#[test]
+fn a_place_that_a_select_gives_up_goes_to_the_next_sender_and_so_on() {
+    testing::virtual_clock();
+    let (tx, rx) = bounded(1);
+    let sender = tx.clone();
+    let interrupted = move || {
+        let wait = || select! { send(sender, { sleep(secs(9)); 1 }) -> sent => sent.unwrap() };
+        timeout(secs(1), wait).unwrap_err()
+    };
+    let _interrupted = spawn(interrupted);
+    let senders = [2, 3].map(|n| {
+        let tx = tx.clone();
+        spawn(move || tx.send_timeout(n, secs(5)).is_ok())
+    });
+    yield_now();
+    assert_eq!(rx.recv(), Ok(2));
+    assert_eq!(senders.map(|sender| sender.join().unwrap()), [true, true]);
+    assert_eq!(rx.recv(), Ok(3));
 }

@@ -1,12 +1,15 @@
 //! Time limits: which one fires, when, and who sees it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
 
+use switchgrass::channel::bounded;
+use switchgrass::sync::Event;
 use switchgrass::{
-    Elapsed, Timeout, current, joinall, park, park_timeout, sleep, spawn, spawn_later, testing, timeout,
-    yield_now,
+    Coroutine, Elapsed, Greenlet, Handle, Timeout, current, joinall, park, park_timeout, sleep, spawn,
+    spawn_later, testing, timeout, yield_now,
 };
 
 use crate::util::{Clock, HOUR, Log, OnDrop, catch, is_exit, secs, text, time_limit};
@@ -294,6 +297,7 @@ fn a_timeout_object_unwinds_once_and_knows_its_own() {
     inner.start();
     let payload = catch(|| sleep(secs(60))).unwrap_err();
     assert!(inner.is_cause_of(&*payload) && !outer.is_cause_of(&*payload));
+    assert!(inner.is_cause_of(&payload) && !outer.is_cause_of(&payload), "also by a reference to the box");
     assert!(inner.has_fired() && !inner.is_pending() && outer.is_pending());
     let payload = catch(|| sleep(secs(60))).unwrap_err();
     assert!(outer.is_cause_of(&*payload));
@@ -359,4 +363,186 @@ fn a_timeout_object_limits_the_greenlet_that_started_it() {
     });
     joinall([&uncaught]);
     assert_eq!(uncaught.exit_reason().unwrap().to_string(), "panicked: a Timeout that nobody caught");
+}
+
+/// Starts a timeout of a second in a new greenlet that then does `f`, and gives that out.
+fn limited<T: 'static>(f: impl FnOnce() -> T + 'static) -> (Timeout, Greenlet<T>) {
+    let (tx, rx) = bounded(1);
+    let greenlet = spawn(move || {
+        tx.send(Timeout::start_new(secs(1))).unwrap();
+        f()
+    });
+    (rx.recv().unwrap(), greenlet)
+}
+
+#[test]
+fn a_timeout_object_that_is_cancelled_when_its_time_has_come_ends_no_wait_either() {
+    let clock = Clock::start();
+    // Its timer is the oldest, so it runs first when the time has come for all.
+    let kept = Rc::new(Cell::new(None));
+    let canceller = spawn({
+        let kept = Rc::clone(&kept);
+        move || {
+            sleep(secs(1));
+            drop(kept.take());
+        }
+    });
+    yield_now();
+    let (of_parked, parked) = limited(|| park_timeout(secs(4)));
+    let (give, take) = bounded(1);
+    let switched = Coroutine::new(move |(): ()| {
+        give.send(Timeout::start_new(secs(1))).unwrap();
+        let coroutine = Coroutine::<()>::current();
+        coroutine.parent().unwrap().switch(()).unwrap();
+    });
+    switched.switch(()).unwrap();
+    let of_switched: Timeout = take.recv().unwrap();
+    yield_now();
+    kept.set(Some((of_parked, of_switched)));
+    canceller.join().unwrap();
+    assert_eq!(clock.elapsed(), secs(1));
+    assert!(!switched.is_dead());
+    parked.join().unwrap();
+    assert_eq!(clock.elapsed(), secs(4));
+    switched.switch(()).unwrap();
+    assert!(switched.is_dead());
+}
+
+#[test]
+fn a_coroutine_whose_timeout_was_cancelled_while_it_was_switched_away_waits_undisturbed() {
+    let clock = Clock::start();
+    let (give, take) = bounded(1);
+    let coroutine = Coroutine::new(move |(): ()| {
+        give.send(Timeout::start_new(secs(1))).unwrap();
+        Coroutine::<()>::current().parent().unwrap().switch(()).unwrap();
+        // The deadline of then is none of this one.
+        sleep(secs(2));
+    });
+    coroutine.switch(()).unwrap();
+    drop::<Timeout>(take.recv().unwrap());
+    coroutine.switch(()).unwrap();
+    assert_eq!(clock.elapsed(), secs(2));
+}
+
+#[test]
+fn what_a_limit_of_another_thread_unwound_with_is_no_cause_here() {
+    let payloads: Vec<_> = thread::spawn(|| {
+        let overrun = || catch(|| sleep(secs(1))).unwrap_err();
+        (0..100)
+            .map(|_| {
+                let _timeout = Timeout::start_new(Duration::ZERO);
+                overrun()
+            })
+            .collect()
+    })
+    .join()
+    .unwrap();
+    for payload in payloads {
+        let own = Timeout::start_new(HOUR);
+        assert!(!own.is_cause_of(&*payload));
+        let foreign = catch(|| timeout(HOUR, || std::panic::resume_unwind(payload)));
+        assert!(foreign.is_err(), "it is not the end of this scope");
+    }
+}
+
+#[test]
+fn a_forgotten_timeout_object_goes_on_limiting_and_a_moved_one_may_outlive_its_greenlet() {
+    testing::virtual_clock();
+    let forgetful = spawn(|| {
+        std::mem::forget(Timeout::start_new(secs(1)));
+        sleep(secs(60));
+    });
+    joinall([&forgetful]);
+    assert!(forgetful.exit_reason().unwrap().to_string().contains("Timeout"));
+    let (timeout, ended) = limited(|| ());
+    ended.join().unwrap();
+    assert!(timeout.is_pending());
+    sleep(secs(5));
+    drop(timeout);
+}
+
+/// A wait within a `Timeout` that another greenlet takes back after a second, when it would have had another.
+fn cancelled_by_another<T: 'static>(wait: impl FnOnce() -> T + 'static) -> (T, Duration) {
+    let clock = Clock::start();
+    let waiting = spawn(move || {
+        let limit = Rc::new(RefCell::new(Timeout::start_new(secs(2))));
+        let other = Rc::clone(&limit);
+        spawn_later(secs(1), move || other.borrow_mut().cancel());
+        let result = wait();
+        assert!(!limit.borrow().has_fired());
+        result
+    });
+    (waiting.join().unwrap(), clock.elapsed())
+}
+
+#[test]
+fn one_that_another_greenlet_cancels_ends_no_wait() {
+    assert_eq!(cancelled_by_another(|| sleep(secs(5))), ((), secs(5)));
+    let event = Rc::new(Event::new());
+    let set = Rc::clone(&event);
+    spawn_later(secs(7), move || set.set());
+    assert_eq!(cancelled_by_another(move || event.wait()), (true, secs(7)));
+}
+
+#[test]
+fn one_that_another_greenlet_cancels_fires_no_other_before_its_time() {
+    let wait = || timeout(secs(5), || sleep(HOUR));
+    assert_eq!(cancelled_by_another(wait), (Err(Elapsed), secs(5)));
+}
+
+#[test]
+fn one_that_another_greenlet_cancels_ends_no_switch() {
+    let clock = Clock::start();
+    let limit = Rc::new(RefCell::new(Timeout::new(secs(2))));
+    let other = Rc::clone(&limit);
+    let target = Coroutine::new(move |()| {
+        other.borrow_mut().cancel();
+        sleep(secs(5));
+    });
+    limit.borrow_mut().start();
+    assert_eq!(target.switch(()).unwrap(), ());
+    assert_eq!(clock.elapsed(), secs(5));
+    // Nor does it leave an alarm behind.
+    let park = spawn(|| park_timeout(secs(9)));
+    park.join().unwrap();
+    assert_eq!(clock.elapsed(), secs(14));
+}
+
+#[test]
+fn one_that_is_cancelled_when_it_is_due_does_not_fire() {
+    let clock = Clock::start();
+    let limit = Rc::new(RefCell::new(None));
+    let cell = Rc::clone(&limit);
+    let first = spawn(move || {
+        sleep(secs(2));
+        cell.borrow_mut().take();
+    });
+    let waiting = spawn(move || {
+        *limit.borrow_mut() = Some(Timeout::start_new(secs(2)));
+        sleep(secs(5));
+    });
+    joinall([&first, &waiting]);
+    assert_eq!((waiting.join().unwrap(), clock.elapsed()), ((), secs(5)));
+}
+
+#[test]
+fn one_that_another_greenlet_cancels_when_it_is_due_leaves_an_unpark_its_effect() {
+    let clock = Clock::start();
+    let limit = Rc::new(RefCell::new(None));
+    let (cell, waiting) = (Rc::clone(&limit), Rc::new(RefCell::new(None)));
+    let handle = Rc::clone(&waiting);
+    spawn(move || {
+        sleep(secs(2));
+        cell.borrow_mut().take();
+        if let Some(handle) = handle.take() {
+            Handle::unpark(&handle);
+        }
+    });
+    let parked = spawn(move || {
+        waiting.replace(Some(current()));
+        *limit.borrow_mut() = Some(Timeout::start_new(secs(2)));
+        park();
+    });
+    parked.join().unwrap();
+    assert_eq!(clock.elapsed(), secs(2));
 }

@@ -1,10 +1,10 @@
-//! What all sockets have, written once: for types with a field `io: Io<std's type>`.
+//! What sockets and pipes have, written once: for types with a field `io: Io<std's type>`.
 
-/// `try_clone`, `set_nonblocking`, `take_error`, `Debug`, and the conversions from and into std's type and plain descriptors.
+/// `try_clone`, `set_nonblocking`, `Debug`, and the conversions from and into std's type and plain descriptors.
 macro_rules! descriptor {
     ($ours:ident, $stds:ty) => {
         impl $ours {
-            /// A second handle on the same socket. Each may have a greenlet that waits.
+            /// A second handle on the same descriptor. Each may have a greenlet that waits.
             ///
             /// Timeouts and `set_nonblocking` are copied, and from then on each handle's own.
             ///
@@ -26,10 +26,6 @@ macro_rules! descriptor {
             }
         }
 
-        as_std! { $ours, $stds:
-            fn take_error() -> Option<std::io::Error>;
-        }
-
         impl std::fmt::Debug for $ours {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 self.io.get().fmt(f)
@@ -39,7 +35,7 @@ macro_rules! descriptor {
         impl From<$stds> for $ours {
             /// The descriptor becomes non-blocking, for all who share it.
             fn from(stds: $stds) -> Self {
-                Self { io: crate::io::Io::adopt(stds) }
+                Self { io: crate::descriptor::Io::adopt(stds) }
             }
         }
 
@@ -141,7 +137,7 @@ macro_rules! timeouts {
             ///
             /// `InvalidInput` for zero.
             pub fn set_read_timeout(&self, timeout: Option<std::time::Duration>) -> std::io::Result<()> {
-                self.io.set_timeout(crate::io::Direction::Read, timeout)
+                self.io.set_timeout(crate::descriptor::Direction::Read, timeout)
             }
 
             /// Limits how long one operation that writes (one `write_all`, say) may take. Of this handle, not of its clones.
@@ -150,7 +146,7 @@ macro_rules! timeouts {
             ///
             /// `InvalidInput` for zero.
             pub fn set_write_timeout(&self, timeout: Option<std::time::Duration>) -> std::io::Result<()> {
-                self.io.set_timeout(crate::io::Direction::Write, timeout)
+                self.io.set_timeout(crate::descriptor::Direction::Write, timeout)
             }
 
             /// The limit set by [`set_read_timeout`](Self::set_read_timeout).
@@ -159,7 +155,7 @@ macro_rules! timeouts {
             ///
             /// Never; the signature is std's.
             pub fn read_timeout(&self) -> std::io::Result<Option<std::time::Duration>> {
-                Ok(self.io.timeout(crate::io::Direction::Read))
+                Ok(self.io.timeout(crate::descriptor::Direction::Read))
             }
 
             /// The limit set by [`set_write_timeout`](Self::set_write_timeout).
@@ -168,14 +164,14 @@ macro_rules! timeouts {
             ///
             /// Never; the signature is std's.
             pub fn write_timeout(&self) -> std::io::Result<Option<std::time::Duration>> {
-                Ok(self.io.timeout(crate::io::Direction::Write))
+                Ok(self.io.timeout(crate::descriptor::Direction::Write))
             }
         }
     };
 }
 
-/// `Read` and `Write`, on the type and on references to it. `$read`: the way of [`Io`](crate::io::Io) to read from such a stream.
-macro_rules! byte_stream {
+/// `Read`, on the type and on references to it. `$read`: the way of [`Io`](crate::descriptor::Io) to read from such a stream.
+macro_rules! byte_reader {
     ($ours:ident, $read:ident) => {
         impl std::io::Read for &$ours {
             fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
@@ -188,6 +184,21 @@ macro_rules! byte_stream {
             }
         }
 
+        impl std::io::Read for $ours {
+            fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+                (&*self).read(buf)
+            }
+
+            fn read_vectored(&mut self, bufs: &mut [std::io::IoSliceMut<'_>]) -> std::io::Result<usize> {
+                (&*self).read_vectored(bufs)
+            }
+        }
+    };
+}
+
+/// `Write`, on the type and on references to it.
+macro_rules! byte_writer {
+    ($ours:ident) => {
         impl std::io::Write for &$ours {
             fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
                 self.io.write_stream("write of fd", buf.len(), None, |mut stream| stream.write(buf))
@@ -204,16 +215,6 @@ macro_rules! byte_stream {
 
             fn flush(&mut self) -> std::io::Result<()> {
                 Ok(())
-            }
-        }
-
-        impl std::io::Read for $ours {
-            fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-                (&*self).read(buf)
-            }
-
-            fn read_vectored(&mut self, bufs: &mut [std::io::IoSliceMut<'_>]) -> std::io::Result<usize> {
-                (&*self).read_vectored(bufs)
             }
         }
 
@@ -237,4 +238,4 @@ macro_rules! byte_stream {
     };
 }
 
-pub(super) use {as_std, byte_stream, descriptor, shutdown, timeouts};
+pub(crate) use {as_std, byte_reader, byte_writer, descriptor, shutdown, timeouts};
