@@ -48,6 +48,16 @@ for round in $(seq "$rounds"); do
     micro spawn-1000 spawn_join --n 1000000 --batch 1000
     micro spawn-100000 spawn_join --n 100000 --batch 100000
     micro timeouts timeouts --n 2000000
+    micro chan switch --mode chan --n 2000000
+    micro channel channel --n 10000000
+    micro channel-2 channel --n 3000000 --threads 2
+    micro channel-std channel --mode std --n 3000000 --threads 2
+    micro lock-std lock --mode std
+    micro lock lock --mode uncontended
+    micro semaphore semaphore --mode uncontended
+    micro lock-2 lock --mode contended
+    micro event event
+    micro queue queue --mode pingpong
     note timers "$("$program" timers --n 100000 | field cpu_ms)"
     for connections in 64 1000 10000 churn; do
         echo_round echo-mio $connections
@@ -82,6 +92,16 @@ sort -k1,1 -k2,2g "$results" | awk '
         row("spawn and join, 1,000 at a time", "spawn-1000", "ns")
         row("spawn and join, 100,000 at once", "spawn-100000", "ns")
         row("a timeout that does not fire", "timeouts", "ns")
+        row("ping-pong over two channels, per message", "chan", "ns")
+        row("bounded channel (128) on one hub", "channel", "messages/s")
+        row("std `sync_channel` (128) between two threads", "channel-std", "messages/s")
+        row("bounded channel (128) between two hubs", "channel-2", "messages/s", "channel-std")
+        row("std `Mutex`, lock and unlock", "lock-std", "ns")
+        row("`Mutex`, lock and unlock", "lock", "ns", "lock-std")
+        row("`Semaphore`, acquire and release", "semaphore", "ns", "lock-std")
+        row("`Mutex` handed over between two greenlets", "lock-2", "ns")
+        row("`Event`, set and wait", "event", "ns")
+        row("`Queue` ping-pong, per message", "queue", "ns")
         row("100,000 random sleeps, CPU", "timers", "ms")
         row("a parked greenlet of 1,000,000, RSS", "idle", "bytes")
         split("64 1000 10000", sizes, " ")

@@ -22,6 +22,18 @@ for threads in 1 2; do
     good channel --n 1000 --cap 0 --threads $threads
 done
 good channel --mode std --n 10000 --threads 2
+good queue --mode pingpong --n 100000
+for threads in 1 2; do
+    good queue --n 100000 --threads $threads
+    good queue --n 1000 --cap 0 --threads $threads
+done
+good queue --mode priority --n 100000
+for work in lock rwlock semaphore; do
+    good $work --n 100000 --mode uncontended
+    good $work --n 100000 --mode contended
+done
+good lock --n 100000 --mode std
+good event --n 100000
 good spawn_join --n 10000 --batch 1000 --reps 2
 good spawn_join --n 10000 --batch 10000 --reps 2
 good idle_mem --n 10000 --block park

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use switchgrass::{Coroutine, joinall, sleep, spawn, timeout, yield_now};
 
 mod channels;
+mod locks;
+mod queues;
 mod servers;
 
 const HELP: &str = "\
@@ -23,6 +25,10 @@ usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
   switch --mode yield --n 10000000 --tasks 2    ns per yield_now
   switch --mode chan  --n 4000000               ns per message, ping-pong over two channels of capacity 1
   channel --n 10000000 --cap 128 --threads 1|2  messages per second, one producer, one consumer; --mode std: std's, on two threads
+  queue --mode pingpong --n 4000000             ns per item, ping-pong over two queues with room for one
+  queue --n 10000000 --cap 128 --threads 1|2    items per second, one puts, one gets; --mode priority: a PriorityQueue
+  lock|rwlock|semaphore --n 10000000 --mode uncontended|contended   ns per lock and unlock; lock --mode std: std's
+  event --n 10000000                            ns per set and wait, of two greenlets in turn
   spawn_join --n 100000 --batch 1000 --reps 5   ns per greenlet
   idle_mem --n 100000 --block sleep|park        bytes of RSS per parked greenlet
   timers --n 100000 --max-ms 1000               ms beyond the longest sleep
@@ -51,7 +57,7 @@ impl Keys {
     }
 }
 
-fn fail(why: &str) -> ! {
+pub(crate) fn fail(why: &str) -> ! {
     eprintln!("work: {why} (see --help)");
     exit(2)
 }
@@ -73,7 +79,7 @@ fn main() {
         keys.insert(key.to_owned(), value);
     }
     let keys = Keys(keys);
-    let outcome = if keys.number("threads", 1) != 1 && work != "channel" {
+    let outcome = if keys.number("threads", 1) != 1 && !["channel", "queue"].contains(&work.as_str()) {
         Err("several hubs do not share work yet: --threads 1 only".to_owned())
     } else {
         match (work.as_str(), keys.text("mode", "").as_str()) {
@@ -83,6 +89,13 @@ fn main() {
             ("switch", "chan") => channels::ping_pong(&keys),
             ("channel", "std") => channels::throughput_std(&keys),
             ("channel", _) => channels::throughput(&keys),
+            ("queue", "pingpong") => queues::ping_pong(&keys),
+            ("queue", _) => queues::throughput(&keys),
+            ("lock", "std") => locks::std_mutex(&keys),
+            ("lock", _) => locks::mutex(&keys),
+            ("rwlock", _) => locks::rwlock(&keys),
+            ("semaphore", _) => locks::semaphore(&keys),
+            ("event", _) => locks::event(&keys),
             ("spawn_join", _) => spawn_join(&keys),
             ("idle_mem", _) => idle_mem(&keys),
             ("timers", _) => timers(&keys),

@@ -35,7 +35,8 @@ refuses() {
     [[ $(wc -l <"$out") == 1 ]] || fail "$*: more than one line, or none"
 }
 
-for name in switch sleepers producer_consumer generators compute web_fetch chat port_forwarder thread_pool processes; do
+for name in switch sleepers producer_consumer generators compute web_fetch chat port_forwarder \
+    backdoor udp_echo unix_socket prefork thread_pool processes three_models future_bridge crawler connection_pool; do
     exactly "$name"
 done
 shows 'a greenlet each +[0-9]+' poetry

@@ -44,6 +44,7 @@ pub fn threadpool() -> &'static ThreadPool {
 /// # Errors
 ///
 /// If the name cannot be resolved. The text names it, and says why.
+#[doc(alias = "gethostbyname")]
 pub fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     Ok(resolve_port(host, 0)?.iter().map(SocketAddr::ip).collect())
 }
@@ -53,6 +54,7 @@ pub fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
 /// # Errors
 ///
 /// As [`resolve`].
+#[doc(alias = "getaddrinfo")]
 pub fn resolve_port(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Some(address) = numeric(host, port) {
         return Ok(vec![address]);
@@ -75,6 +77,7 @@ pub fn resolve_port(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 /// assert_eq!(name, "localhost");
 /// # std::io::Result::Ok(())
 /// ```
+#[doc(alias = "gethostbyaddr")]
 pub fn reverse(address: impl Into<IpAddr>) -> io::Result<String> {
     let address = SocketAddr::new(address.into(), 0);
     let (name, _) = LOOKUPS.apply_for(REVERSE, move || names::name_info(&address, true))?;
@@ -89,6 +92,7 @@ pub fn reverse(address: impl Into<IpAddr>) -> io::Result<String> {
 /// # Errors
 ///
 /// If the system cannot tell.
+#[doc(alias = "getnameinfo")]
 pub fn name_info(address: SocketAddr) -> io::Result<(String, String)> {
     LOOKUPS.apply_for(REVERSE, move || names::name_info(&address, false))
 }

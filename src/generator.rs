@@ -190,6 +190,7 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
             id: hub.new_id(),
             kind: Kind::Generator,
             name: None,
+            spawned_by: hub.current().shared.id,
             spawned_at: Location::caller(),
             stack_size: stack::DEFAULT_SIZE,
             measured: false,

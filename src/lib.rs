@@ -26,12 +26,16 @@
 //!
 //! # What there is
 //!
-//! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`sleep`], [`timeout`], [`scope()`] for those that
-//!   borrow, [`unblock`] for work that can only block.
-//! - **OS threads**: [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
-//! - **Sockets**: [`net`], with std's types and methods; [`server::StreamServer`].
+//! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`Greenlet::link`], [`sleep`], [`timeout`], [`scope()`] for those that
+//!   borrow, [`wait()`] for several things at once, [`green_local!`] for values of their own.
+//! - **Waiting for each other**: [`sync`], [`channel`] with [`select!`], [`queue`], [`pool`].
+//! - **OS threads**: [`unblock`] and [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
+//! - **Descriptors**: [`net`], with std's types and methods; [`server`]s for streams and datagrams; [`io`]; [`select`](mod@select).
 //! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
+//! - **Async code**: [`block_on`]; a [`Greenlet`] is a future.
+//! - **Looking inside**: [`stats`], [`trace`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
+//! - **Looking inside**: [`dump`], what every greenlet waits for, and where; [`monitor`], which finds those that hold up the others.
 //!
 //! # How it works
 //!
@@ -51,6 +55,9 @@
 //! - Kill and timeout unwind, as a panic does; `catch_unwind` sees them. In a destructor that runs during unwinding nothing can be
 //!   switched, so a call that would wait fails there.
 //! - A panic of a greenlet is its result; the others go on.
+//! - In the child of a `fork`, only the greenlet that has called it goes on, and main; and coroutines and generators, which run when somebody switches to them. All
+//!   others are the parent's: they do not run, their destructors do not either, and who joins them gets an error. The child can do all that its parent can. For workers
+//!   that serve one listener there is [`server::Prefork`].
 //!
 //! # Platforms
 //!
@@ -59,16 +66,19 @@
 #![deny(unsafe_code)]
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
+pub mod backdoor;
 pub mod channel;
 mod coro;
 mod descriptor;
 pub mod dns;
+pub mod dump;
 pub mod fs;
 mod generator;
 mod greenlet;
 mod hub;
 pub mod io;
 pub mod local;
+pub mod monitor;
 pub mod net;
 pub mod pool;
 pub mod process;
@@ -77,6 +87,7 @@ mod ready;
 pub mod select;
 pub mod server;
 pub mod signal;
+pub mod stats;
 mod switch;
 pub mod sync;
 mod sys;
@@ -85,16 +96,17 @@ mod task;
 pub mod testing;
 pub mod threadpool;
 mod timeout;
+pub mod trace;
 mod wait;
 
 pub use crate::generator::{CloseError, Generator, GeneratorError, GeneratorState, Step, Yielder};
 pub use crate::greenlet::{
-    Builder, Exit, ExitReason, Greenlet, Handle, LinkId, Scope, ScopedGreenlet, block_on, current, joinall,
-    joinall_raise, joinall_timeout, killall, killall_timeout, park, park_timeout, scope, spawn, spawn_later,
-    yield_now,
+    AnyGreenlet, Builder, Exit, ExitReason, Greenlet, Handle, LinkId, Scope, ScopedGreenlet, block_on,
+    current, joinall, joinall_raise, joinall_timeout, killall, killall_timeout, park, park_timeout, scope,
+    spawn, spawn_later, yield_now,
 };
 pub use crate::hub::TraceEvent;
-pub use crate::ready::{IWait, Waitable, iwait, wait};
+pub use crate::ready::{FdWait, IWait, Waitable, iwait, wait};
 pub use crate::switch::{Coroutine, ParentError, SwitchError, Tracer, set_tracer};
 pub use crate::task::GreenletExit;
 pub use crate::threadpool::unblock;
@@ -104,3 +116,8 @@ pub use crate::timeout::{Elapsed, Timeout, sleep, sleep_until, timeout};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So does that in the guide for users of gevent.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/gevent.md")]
+struct Gevent;

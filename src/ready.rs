@@ -2,13 +2,19 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::greenlet::{Greenlet, Handle, next_ready};
+use crate::coro::unwind;
+use crate::greenlet::{Greenlet, Handle, next_ready, spawn};
 use crate::hub::hub;
 use crate::queue::{QueueOf, Store};
+use crate::select::{wait_readable, wait_writable};
 use crate::sync::{AsyncResult, BoundedSemaphore, Event, Semaphore};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{Reason, WatchSet, Watcher};
@@ -21,6 +27,9 @@ use crate::task::{Reason, WatchSet, Watcher};
 /// | [`Event`], [`AsyncResult`] | it is set |
 /// | [`Semaphore`], [`BoundedSemaphore`] | a permit can be had |
 /// | a [queue](crate::queue) | an item can be had, or it was shut down |
+/// | [`FdWait`] | the descriptor can be read, or written |
+///
+/// Whatever else there is to wait for, a greenlet can wait for it: for a child process (`spawn(move || child.wait())`), for a job of a pool, for a lock.
 pub trait Waitable: sealed::Watch {}
 
 pub(crate) mod sealed {
@@ -63,6 +72,78 @@ waitable! {
     [] Semaphore,
     [] BoundedSemaphore,
     [T, S: Store<T>] QueueOf<T, S>,
+    [] FdWait,
+}
+
+/// A descriptor that [`wait`] and [`iwait`] can wait for, among other things. For descriptors alone, [`select`](mod@crate::select) is simpler.
+///
+/// It has a duplicate of the descriptor, so what is closed elsewhere stays open as long as this exists. Each wait takes a greenlet.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::Write;
+/// use switchgrass::{FdWait, io, wait};
+///
+/// let (reader, mut writer) = io::pipe()?;
+/// writer.write_all(b"!")?;
+/// assert_eq!(wait([&FdWait::readable(&reader)?], None, None).len(), 1);
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Debug)]
+pub struct FdWait {
+    fd: Rc<OwnedFd>,
+    wait: fn(&OwnedFd) -> io::Result<()>,
+    /// Who waits for it, and on whose behalf.
+    waiting: RefCell<Vec<(Watcher, Greenlet<()>)>>,
+}
+
+impl FdWait {
+    /// Ready when a read would not wait: there is data, the end, or an error.
+    ///
+    /// # Errors
+    ///
+    /// If no descriptor is left for the duplicate.
+    pub fn readable(fd: impl AsFd) -> io::Result<FdWait> {
+        FdWait::new(fd, |fd| wait_readable(fd, None))
+    }
+
+    /// Ready when a write would not wait: there is room, or an error.
+    ///
+    /// # Errors
+    ///
+    /// If no descriptor is left for the duplicate.
+    pub fn writable(fd: impl AsFd) -> io::Result<FdWait> {
+        FdWait::new(fd, |fd| wait_writable(fd, None))
+    }
+
+    fn new(fd: impl AsFd, wait: fn(&OwnedFd) -> io::Result<()>) -> io::Result<FdWait> {
+        let fd = Rc::new(fd.as_fd().try_clone_to_owned()?);
+        Ok(FdWait { fd, wait, waiting: RefCell::default() })
+    }
+
+    fn watch(&self, watcher: Watcher) {
+        let (fd, wait, own) = (Rc::clone(&self.fd), self.wait, watcher.clone());
+        let greenlet = spawn(move || {
+            // An error counts as ready: whoever reads or writes then gets it.
+            let _ = wait(&fd);
+            own.notify();
+        });
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.retain(|(_, greenlet)| !greenlet.is_ready());
+        waiting.push((watcher, greenlet));
+    }
+
+    fn unwatch(&self, set: &Arc<WatchSet>) {
+        self.waiting.borrow_mut().retain(|(watcher, greenlet)| {
+            let of_set = watcher.is_of(set);
+            // Where nothing can be unwound, it waits on, unseen.
+            if of_set && unwind::is_possible() {
+                greenlet.kill_nowait();
+            }
+            !of_set
+        });
+    }
 }
 
 /// Waits until they are ready: all of them, or `count`, or as many as are within `timeout`. Gives those, in the order in which they became ready. May switch.
@@ -126,6 +207,7 @@ pub fn iwait<'a, W: Waitable + ?Sized>(objects: impl IntoIterator<Item = &'a W>)
 }
 
 /// See [`iwait`].
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct IWait<'a, W: Waitable + ?Sized> {
     objects: Vec<&'a W>,
     set: Arc<WatchSet>,
@@ -136,7 +218,6 @@ pub struct IWait<'a, W: Waitable + ?Sized> {
 
 impl<W: Waitable + ?Sized> IWait<'_, W> {
     /// Ends the iteration after `duration`, from now on, whether all are ready or not.
-    #[must_use]
     pub fn timeout(mut self, duration: Duration) -> Self {
         self.deadline = hub().deadline(duration);
         self

@@ -308,6 +308,7 @@ fn is_selected(entry: &libc::pollfd) -> bool {
 /// # greenlet.join().unwrap()?;
 /// # std::io::Result::Ok(())
 /// ```
+#[doc(alias = "wait_read")]
 pub fn wait_readable(fd: impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
     wait_for_one(fd.as_fd(), PollFlags::READABLE, timeout, "wait_readable of fd")
 }
@@ -320,6 +321,7 @@ pub fn wait_readable(fd: impl AsFd, timeout: Option<Duration>) -> io::Result<()>
 /// # Errors
 ///
 /// As [`wait_readable`].
+#[doc(alias = "wait_write")]
 pub fn wait_writable(fd: impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
     wait_for_one(fd.as_fd(), PollFlags::WRITABLE, timeout, "wait_writable of fd")
 }

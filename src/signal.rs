@@ -157,6 +157,7 @@ impl Iterator for Signals {
 /// let _handler = signal::handle(SIGUSR1, || println!("somebody wants to know how I am"))?;
 /// # std::io::Result::Ok(())
 /// ```
+#[doc(alias = "signal_handler")]
 pub fn handle(signal: i32, handler: impl Fn() + 'static) -> io::Result<SignalHandler> {
     let signals = Signals::new(&[signal])?;
     let pipe = Arc::clone(&signals.pipe);

@@ -207,6 +207,7 @@ impl<M: 'static> Coroutine<M> {
             id: hub.new_id(),
             kind: Kind::Coroutine,
             name: None,
+            spawned_by: hub.current().shared.id,
             spawned_at,
             stack_size,
             measured: false,

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::coro::stack;
+use crate::coro::{sample, stack};
 use crate::hub::hub;
+use crate::monitor::{Report, Watch};
 use crate::process;
 
 /// From now on the time of this thread's hub stands still while anything is ready, and jumps to the next deadline when
@@ -35,4 +36,24 @@ pub fn stack_counts() -> (usize, usize) {
 /// How many tasks of this thread's hub have not ended, apart from the thread's own.
 pub fn live() -> usize {
     hub().live_count.get()
+}
+
+/// A monitor that looks when it is told to, as if a period had passed since the last time.
+#[derive(Debug)]
+pub struct Looks(Watch);
+
+impl Looks {
+    /// One that has not looked yet.
+    #[expect(clippy::new_without_default, reason = "it changes the process")]
+    pub fn new() -> Self {
+        sample::install(sample::DEFAULT).expect("SIGURG can be handled");
+        Looks(Watch::new(Duration::from_millis(100), sample::DEFAULT))
+    }
+
+    /// What it reports. Not to be called on a thread with a hub.
+    pub fn look(&mut self) -> Vec<Report> {
+        let mut reports = Vec::new();
+        self.0.look(&mut |report| reports.push(report.clone()));
+        reports
+    }
 }

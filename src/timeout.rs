@@ -3,13 +3,12 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
-use crate::coro::unwind;
+use crate::coro::unwind::{self, Payload};
 use crate::hub::{ScopeExpired, hub};
 use crate::sys::clock;
 use crate::task::{NotSend, Reason, Scope, TaskRef};
@@ -92,10 +91,11 @@ impl From<Elapsed> for std::io::Error {
 /// ```
 ///
 /// May switch to other greenlets if `f` does.
+#[doc(alias = "with_timeout")]
 pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapsed> {
     unwind::require("timeout()");
     let hub = hub();
-    let scope = Scope::new(new_id(), hub.deadline(duration), false);
+    let scope = Scope::new(hub.new_id(), hub.deadline(duration), false);
     let task = hub.current();
     // SAFETY: the scope stays here until it is left, three lines on; nothing in between unwinds.
     unsafe { task.enter_scope(&scope) };
@@ -113,20 +113,12 @@ pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapse
     }
 }
 
-fn new_id() -> u64 {
-    thread_local! {
-        static LAST: Cell<u64> = const { Cell::new(0) };
-    }
-    LAST.set(LAST.get() + 1);
-    LAST.get()
-}
-
 /// A timeout that is started and cancelled by hand: gevent's `Timeout`. Where a call is to be limited, [`timeout()`] is simpler.
 ///
 /// When its time is up, the suspension point that its greenlet waits in (or the next one that it comes to) unwinds, once. Nobody catches that but
 /// `std::panic::catch_unwind`; [`is_cause_of`](Self::is_cause_of) tells whether it was this one. If nobody does, it ends the greenlet, like a panic without a message.
 ///
-/// It limits the greenlet that has started it. Dropping it cancels it.
+/// It limits the greenlet that has started it, and may be cancelled by another one of the thread. Dropping it cancels it.
 ///
 /// # Examples
 ///
@@ -137,11 +129,19 @@ fn new_id() -> u64 {
 ///
 /// let mut overall = Timeout::start_new(Duration::from_millis(1));
 /// let result = catch_unwind(AssertUnwindSafe(|| sleep(Duration::from_secs(3600))));
-/// assert!(overall.is_cause_of(&*result.unwrap_err()));
+/// assert!(overall.is_cause_of(&result.unwrap_err()));
 /// sleep(Duration::from_millis(1));    // it has fired: it is no limit any more
 /// overall.cancel();
 /// ```
+///
+/// It stays on its thread:
+///
+/// ```compile_fail,E0277
+/// let timeout = switchgrass::Timeout::start_new(std::time::Duration::MAX);
+/// std::thread::spawn(move || drop(timeout));
+/// ```
 #[derive(Debug)]
+#[must_use = "dropping it cancels it"]
 pub struct Timeout {
     duration: Duration,
     /// Where it was started last, and whom it limits.
@@ -179,7 +179,7 @@ impl Timeout {
         unwind::require("Timeout");
         self.cancel();
         let hub = hub();
-        let scope = Box::new(Scope::new(new_id(), hub.deadline(self.duration), true));
+        let scope = Box::new(Scope::new(hub.new_id(), hub.deadline(self.duration), true));
         let scope = NonNull::from(Box::leak(scope));
         let task = hub.current();
         // SAFETY: the box is freed by `cancel` only, after the scope was left; if this object is forgotten, never.
@@ -198,6 +198,7 @@ impl Timeout {
     }
 
     /// Whether it is started, and has not fired.
+    #[doc(alias = "pending")]
     pub fn is_pending(&self) -> bool {
         self.scope().is_some_and(|scope| !scope.fired.get())
     }
@@ -209,6 +210,8 @@ impl Timeout {
 
     /// Whether that is what this timeout has unwound with.
     pub fn is_cause_of(&self, payload: &(dyn Any + Send)) -> bool {
+        // `&payload` of a box is a reference to the box, which is `Any`, too.
+        let payload = payload.downcast_ref::<Payload>().map_or(payload, |inner| &**inner);
         let cause = payload.downcast_ref::<ScopeExpired>().map(|expired| expired.id);
         cause.is_some() && cause == self.scope().map(|scope| scope.id)
     }

@@ -11,23 +11,23 @@
 //!                          │                        │
 //!                          │ deadline, kill         │ kill: `pass_on` gives it to the next
 //!                          ▼                        ▼
-//!                         OUT                      OUT
+//!                         OUT: `gave_up` tells     OUT
+//!                              the primitive
 //! ```
 //!
 //! A `select` has a node in each of several queues, which share a [`Claim`]: who hands something over must win it first.
 
 #![allow(unsafe_code)]
 
-use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::hub::{Hub, Wake, hub};
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::lock::{Lock, LockGuard};
+use crate::sys::sync::{AtomicU8, AtomicUsize, Cell, Ordering, UnsafeCell};
 use crate::task::{Reason, Task, Wakeup};
 
 /// Tasks that wait for the same, in the order in which they came. Belongs into what a [`Lock`] guards.
@@ -105,7 +105,12 @@ impl<P> Node<P> {
     }
 
     /// Makes this node number `number` of a select. `claim` must outlive its time in a queue.
+    ///
+    /// # Panics
+    ///
+    /// If it is in a queue, or was chosen: one operation belongs to one select at a time.
     pub(crate) fn claim_by(&self, claim: &Claim, number: usize) {
+        assert_eq!(self.state.load(Ordering::Relaxed), OUT, "an operation is in two selects at once");
         self.claim.set(claim);
         self.number.set(number);
     }
@@ -351,7 +356,8 @@ pub(crate) fn wait<L: Line>(
 }
 
 /// As [`wait`] without a deadline, for what cannot fail. While the task unwinds, nothing may be switched, and this blocks the OS thread: until
-/// another thread hands over, or for good, with a message, where there is none.
+/// another thread hands over, or for good, with a message, where there is none. It goes to the head of the line then: those before it may be of its own
+/// thread.
 pub(crate) fn insist<L: Line>(
     line: &L,
     state: LockGuard<'_, L::State>,

@@ -238,7 +238,7 @@ const CASES: &[Case] = cases! {
         let expected = [
             "this would block forever",
             "\n  main 1 'main': suspended in a switch: waits for somebody to switch to it\n",
-            &format!("\n  coroutine {}: waits: park; spawned at tests/crash_switch.rs:", g.id()),
+            &format!("\n    coroutine {}: waits: park; spawned at tests/crash_switch.rs:", g.id()),
         ];
         assert!(expected.iter().all(|part| report.contains(part)), "{report}");
         println!("{}", Coroutine::<()>::current() == Coroutine::main());

@@ -9,12 +9,12 @@ const LAYERS: &[&[&str]] = &[
     &["coro"],
     &["task"],
     &["hub"],
-    &["wait", "timeout", "switch", "generator", "threadpool", "descriptor"],
-    &["dns", "fs", "select", "sync", "channel", "queue", "local"],
+    &["wait", "timeout", "switch", "generator", "threadpool", "descriptor", "stats", "trace"],
+    &["dns", "fs", "select", "sync", "channel", "queue", "local", "dump", "monitor"],
     &["greenlet", "net"],
     &["ready", "signal", "io"],
     &["process", "server", "pool"],
-    &["testing"],
+    &["backdoor", "testing"],
 ];
 
 #[test]
@@ -48,6 +48,29 @@ fn the_scan_sees_every_form_of_import() {
         pub(crate) fn n() {}
     ";
     assert_eq!(imports(text), ["a", "d", "e", "g", "h", "j", "l"]);
+}
+
+#[test]
+fn every_test_that_the_table_of_gevents_behaviours_names_exists() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let table = fs::read_to_string(tests.join("GEVENT.md")).unwrap();
+    let exists = |name: &str| {
+        let (module, test) = name.split_once("::")?;
+        let file = ["it", ""].iter().map(|dir| tests.join(dir).join(module).with_extension("rs"));
+        let text = file.filter_map(|file| fs::read_to_string(file).ok()).next()?;
+        // A function, or a case of a crate with a harness of its own.
+        [format!("fn {test}("), format!("    {test};"), format!("    {test} {{"), format!("    {test}:")]
+            .iter()
+            .any(|form| text.contains(form))
+            .then_some(())
+    };
+    let names = table
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.contains("::") && !name.contains(char::is_uppercase) && !name.contains("()"));
+    let missing: Vec<_> = names.filter(|name| *name != "module::name" && exists(name).is_none()).collect();
+    assert!(missing.is_empty(), "no such tests: {missing:#?}");
 }
 
 fn layer(module: &str) -> usize {

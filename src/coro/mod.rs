@@ -22,7 +22,9 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod overflow;
+pub(crate) mod sample;
 pub(crate) mod stack;
+pub(crate) mod trace;
 pub(crate) mod unwind;
 
 use std::fmt;
@@ -68,6 +70,12 @@ impl Context {
             corosensei::CoroutineResult::Yield(next) => Turn::Suspended(next),
             corosensei::CoroutineResult::Return(()) => Turn::Finished,
         }
+    }
+
+    /// Resumes the context, which has been told to answer an inspection (see `trace`). It stays suspended, as it was.
+    pub(crate) fn inspect(&mut self) {
+        let turn = self.resume();
+        debug_assert_eq!(turn, Turn::Suspended(None));
     }
 
     /// The stack of a context that has finished.

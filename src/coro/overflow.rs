@@ -25,6 +25,16 @@ pub(crate) struct Running<'a> {
     pub(crate) name: Option<&'a str>,
     /// Where it was spawned; `None` for the thread's own stack.
     pub(crate) spawned_at: Option<&'static std::panic::Location<'static>>,
+    /// `greenlet`, or what else it is.
+    pub(crate) what: &'static str,
+    /// Tells its hub from the others that there are now.
+    pub(crate) hub: usize,
+    /// How far that hub has come.
+    pub(crate) progress: u64,
+    /// Whether it runs, and others of its hub cannot.
+    pub(crate) holds_up: bool,
+    /// Whether the stack can be walked from wherever the thread is now.
+    pub(crate) walkable: bool,
 }
 
 /// Asks the hub of this thread who runs, and hands it to the function. Called from a signal handler.
@@ -82,11 +92,12 @@ impl SignalStack {
             libc::sigaltstack(ptr::null(), &mut current);
             current
         };
-        if current.ss_flags & libc::SS_DISABLE == 0 {
+        // Room for the widest register state (AVX-512, AMX) that the kernel saves, and our frames. What std gives its threads, 8 KiB or little
+        // more, is enough to report an overflow, but not to walk a stack (see `sample`).
+        let len = (64 * 1024_usize).max(libc::SIGSTKSZ);
+        if current.ss_flags & libc::SS_DISABLE == 0 && current.ss_size >= len / 2 {
             return SignalStack { mapping: None };
         }
-        // Room for the widest register state (AVX-512, AMX) that the kernel saves, and our frames.
-        let len = (64 * 1024_usize).max(libc::SIGSTKSZ);
         let Ok(start) = sys::mem::reserve(len) else {
             // Without a signal stack an overflow is a bare SIGSEGV, which is not worth failing for.
             return SignalStack { mapping: None };
@@ -114,15 +125,20 @@ impl Drop for SignalStack {
 extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo; for these two signals it has an address.
     let address = unsafe { (*info).si_addr() } as usize;
-    if let Some(who_runs) = WHO_RUNS.get() {
-        who_runs(&mut |running| {
-            if running.guard.contains(&address) {
-                report(running);
-                std::process::abort();
-            }
-        });
-    }
+    who_runs(&mut |running| {
+        if running.guard.contains(&address) {
+            report(running);
+            std::process::abort();
+        }
+    });
     pass_on(signal, info, context);
+}
+
+/// Tells who runs on this thread, if it has a hub. For signal handlers.
+pub(super) fn who_runs(tell: &mut dyn FnMut(&Running<'_>)) {
+    if let Some(who_runs) = WHO_RUNS.get() {
+        who_runs(tell);
+    }
 }
 
 /// Does what would have happened without us.
@@ -140,6 +156,19 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
                 libc::sigaction(signal, &default, ptr::null_mut());
             }
         }
+        _ => call_action(&previous, signal, info, context),
+    }
+}
+
+/// Calls the handler that `previous` names, if it does.
+pub(super) fn call_action(
+    previous: &libc::sigaction,
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    match previous.sa_sigaction {
+        libc::SIG_DFL | libc::SIG_IGN => {}
         address if previous.sa_flags & libc::SA_SIGINFO != 0 => {
             type Action = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
             // SAFETY: with SA_SIGINFO, the field holds a function of this type.

@@ -13,14 +13,14 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub(crate) use crate::hub::Direction;
 use crate::hub::{self, Hub, SlotId, Waits, Wake, hub};
 use crate::sys::clock::{NEVER, Nanos};
-use crate::sys::fd;
+use crate::sys::{fd, fork};
 use crate::task::{Home, Message, Reason};
 
 /// A non-blocking descriptor that behaves like a blocking one.
@@ -37,14 +37,16 @@ pub(crate) struct Io<S: AsFd> {
     nonblocking: AtomicBool,
     /// There may be duplicates of the descriptor, so that closing it does not end its registrations.
     duplicated: AtomicBool,
+    /// How many forks there had been when it came here. If there was one since, another process has the descriptor, too.
+    forks: u32,
 }
 
 #[derive(Debug, Default)]
 struct Half {
     /// Nanoseconds that one operation may take; 0: no limit.
     timeout: AtomicU64,
-    /// A greenlet waits in this direction.
-    busy: AtomicBool,
+    /// The process (see [`fork::generation`]) in which a greenlet waits in this direction; 0: none does.
+    busy: AtomicU32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +54,15 @@ struct Registration {
     home: &'static Home,
     incarnation: u64,
     slot: SlotId,
+    /// In which process: a child has another poller.
+    generation: u32,
+}
+
+impl Registration {
+    #[inline]
+    fn is_with(&self, hub: &Hub) -> bool {
+        self.incarnation == hub.incarnation && self.generation == fork::generation()
+    }
 }
 
 // A socket that a panic passes by is as good as before, like std's: it holds no state that could be half-changed.
@@ -78,6 +89,7 @@ impl<S: AsFd> Io<S> {
             write: Half::default(),
             nonblocking: AtomicBool::new(false),
             duplicated: AtomicBool::new(false),
+            forks: fork::count(),
         }
     }
 
@@ -333,23 +345,26 @@ impl<S: AsFd> Io<S> {
     #[inline]
     fn slot_of(&self, hub: &Hub) -> Option<SlotId> {
         let first = self.first.get()?;
-        if first.incarnation == hub.incarnation {
+        if first.is_with(hub) {
             return Some(first.slot);
         }
         if !self.has_others.load(Ordering::Acquire) {
             return None;
         }
-        self.others().iter().find(|other| other.incarnation == hub.incarnation).map(|other| other.slot)
+        self.others().iter().find(|other| other.is_with(hub)).map(|other| other.slot)
     }
 
     #[cold]
     fn register(&self, hub: &Hub, direction: Direction) -> io::Result<SlotId> {
         let slot = hub.register_fd(self.source.as_fd(), direction)?;
-        let registration = Registration { home: hub.home, incarnation: hub.incarnation, slot };
+        let (home, incarnation, generation) = (hub.home, hub.incarnation, fork::generation());
+        let registration = Registration { home, incarnation, slot, generation };
         if self.first.set(registration).is_err() {
             let mut others = self.others();
             // A socket that outlives many threads must not keep count of them.
-            others.retain(|other| other.home.incarnation() == other.incarnation);
+            others.retain(|other| {
+                other.home.incarnation() == other.incarnation && other.generation == generation
+            });
             others.push(registration);
             self.has_others.store(true, Ordering::Release);
         }
@@ -366,7 +381,8 @@ impl<S: AsFd> Io<S> {
 
     /// Ends all registrations.
     fn unregister(&self, stays_open: bool) {
-        let stays_open = stays_open || self.duplicated.load(Ordering::Relaxed);
+        let shared = self.duplicated.load(Ordering::Relaxed) || self.forks != fork::count();
+        let stays_open = stays_open || shared;
         self.for_each_hub(
             |hub, slot| hub.close_fd(slot, self.source.as_fd(), stays_open),
             |SlotId { index, generation }| Message::Closed { slot: index, generation },
@@ -377,9 +393,10 @@ impl<S: AsFd> Io<S> {
     fn for_each_hub(&self, here: impl Fn(&Hub, SlotId), elsewhere: impl Fn(SlotId) -> Message) {
         let Some(first) = self.first.get() else { return };
         let own = hub::existing();
-        for registration in [*first].iter().chain(self.others().iter()) {
+        let of_this_process = |registration: &&Registration| registration.generation == fork::generation();
+        for registration in [*first].iter().chain(self.others().iter()).filter(of_this_process) {
             match own {
-                Some(hub) if hub.incarnation == registration.incarnation => here(hub, registration.slot),
+                Some(hub) if registration.is_with(hub) => here(hub, registration.slot),
                 _ => registration.home.post(registration.incarnation, elsewhere(registration.slot)),
             }
         }
@@ -409,20 +426,26 @@ impl<S: AsFd> AsRawFd for Io<S> {
 }
 
 /// The right to be the one who waits in a direction.
-struct Busy<'a>(&'a AtomicBool);
+struct Busy<'a> {
+    busy: &'a AtomicU32,
+    generation: u32,
+}
 
 impl<'a> Busy<'a> {
-    fn claim(busy: &'a AtomicBool, reason: Reason) -> io::Result<Self> {
-        if busy.swap(true, Ordering::Acquire) {
+    fn claim(busy: &'a AtomicU32, reason: Reason) -> io::Result<Self> {
+        let generation = fork::generation();
+        // Who waits in the process that this one was forked from is no hindrance.
+        if busy.swap(generation, Ordering::Acquire) == generation {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, ConcurrentUse { reason }));
         }
-        Ok(Busy(busy))
+        Ok(Busy { busy, generation })
     }
 }
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        // Not if it was claimed since by somebody else, in the child of the process that this claim was of.
+        let _ = self.busy.compare_exchange(self.generation, 0, Ordering::Release, Ordering::Relaxed);
     }
 }
 

@@ -2,9 +2,12 @@
 
 #![allow(unsafe_code)]
 
+mod any;
+mod block_on;
 mod future;
 mod links;
 mod packet;
+mod result;
 mod scope;
 
 use std::any::Any;
@@ -25,9 +28,12 @@ use crate::task::{
     GreenletExit, Kind, Listener, Message, Origin, PARKED, Reason, TaskHandle, TaskRef, WatchSet, Watcher,
 };
 
-pub use self::future::block_on;
+pub use self::any::AnyGreenlet;
+use self::any::sealed::AsTask;
+pub use self::block_on::block_on;
 pub use self::links::{Exit, ExitReason, LinkId};
-use self::packet::{Look, Packet, ResultPart};
+use self::packet::Packet;
+use self::result::{Look, ResultPart};
 pub use self::scope::{Scope, ScopedGreenlet, scope};
 
 /// Runs `f` in a new greenlet of this thread, soon: when the current one waits, after those spawned before.
@@ -90,6 +96,7 @@ impl Origin {
             id: 0,
             kind: Kind::Greenlet,
             name: None,
+            spawned_by: 0,
             spawned_at: Location::caller(),
             stack_size: stack::DEFAULT_SIZE,
             measured: false,
@@ -123,13 +130,16 @@ where
 {
     let hub = hub();
     origin.id = hub.new_id();
+    origin.spawned_by = hub.current().shared.id;
+    // First, for cloning values is the user's code, which may unwind.
+    let locals = hub.current().bequeath_locals();
     let task = TaskRef::new(hub.home, origin, 1, Packet::new(f, unhandled));
     // SAFETY: the one handle that the task was made with; and the body is of the type given two lines above.
     let (handle, result) =
         unsafe { (task.adopt_handle(), NonNull::from(&task.body::<Packet<F, T>>().result)) };
     {
         let task = task.here().expect("it was made for this thread");
-        hub.current().bequeath_locals(task);
+        task.local.locals.set(locals);
         match start {
             Start::Now => task.make_ready(),
             Start::At(deadline) => hub.start_at(task, Some(deadline)),
@@ -238,6 +248,7 @@ impl Builder {
             id: 0,
             kind: Kind::Greenlet,
             name: self.name.map(String::into_boxed_str),
+            spawned_by: 0,
             spawned_at,
             stack_size: stack::round_size(self.stack_size.unwrap_or(stack::DEFAULT_SIZE))?,
             measured: self.measured,
@@ -260,6 +271,13 @@ impl Builder {
 /// ```compile_fail,E0277
 /// let greenlet = switchgrass::spawn(|| std::rc::Rc::new(()));
 /// std::thread::spawn(move || greenlet.join());
+/// ```
+///
+/// With one that is not `Sync`, only one thread has it at a time:
+///
+/// ```compile_fail,E0277
+/// let greenlet = switchgrass::spawn(|| std::cell::Cell::new(0));
+/// std::thread::scope(|s| { s.spawn(|| greenlet.value().map(|cell| cell.set(1))); });
 /// ```
 pub struct Greenlet<T> {
     handle: TaskHandle,
@@ -286,6 +304,7 @@ impl<T: 'static> Greenlet<T> {
     /// assert_eq!(greenlet.join().unwrap(), 7);
     /// ```
     #[track_caller]
+    #[must_use = "dropped before it is started, it never runs"]
     pub fn new(f: impl FnOnce() -> T + 'static) -> Greenlet<T> {
         Greenlet::unstarted(Location::caller(), f)
     }
@@ -316,6 +335,7 @@ impl<T> Greenlet<T> {
     ///
     /// On a thread's main stack, if the greenlet can never end since nothing is left that could make anything go on. The message
     /// tells who waits for what.
+    #[doc(alias = "get")]
     pub fn join(self) -> Result<T, Payload> {
         if !self.is_ready() && !self.wait_privately() {
             return Err(Box::new("this greenlet is unwinding and cannot wait for another one to end"));
@@ -372,6 +392,7 @@ impl<T> Greenlet<T> {
     }
 
     /// Whether the greenlet has ended, so that `join` would not wait.
+    #[doc(alias("ready", "dead"))]
     pub fn is_ready(&self) -> bool {
         self.handle.task().shared().ended.is_set()
     }
@@ -393,11 +414,13 @@ impl<T> Greenlet<T> {
     }
 
     /// The value that the greenlet has returned. `None` if it has not ended, or not by returning.
+    #[doc(alias = "successful")]
     pub fn value(&self) -> Option<&T> {
         self.peek()?.as_ref().ok()
     }
 
     /// How the greenlet has ended; `None` if it has not.
+    #[doc(alias = "exception")]
     pub fn exit_reason(&self) -> Option<ExitReason> {
         self.peek().map(ExitReason::of)
     }
@@ -549,6 +572,10 @@ impl Drop for Private<'_> {
 impl<T> Drop for Greenlet<T> {
     #[inline]
     fn drop(&mut self) {
+        let ended = &self.handle.task().shared().ended;
+        if ended.is_awaited() {
+            future::forget_waker(ended);
+        }
         // SAFETY: the task, and with it the result part, is alive as long as `handle`.
         unsafe { self.result.as_ref() }.detach();
     }
@@ -635,6 +662,7 @@ impl fmt::Debug for Handle {
 }
 
 /// The greenlet that calls this: its id, its name, and what to wake or kill it with. On a thread's main stack: that.
+#[doc(alias = "getcurrent")]
 pub fn current() -> Handle {
     Handle(hub().current().to_ref().new_handle())
 }
@@ -671,17 +699,26 @@ fn park_until(deadline: Nanos) {
     }
 }
 
-/// Waits until all of them have ended. Their results stay where they are. May switch.
+/// Waits until all of them have ended. Their results stay where they are: [`Greenlet::value`] and [`Greenlet::join`] give them. May switch.
 ///
-/// [`wait`](crate::wait) also tells which end first, or waits for some of them; [`joinall_raise`] gives the values.
+/// Greenlets with results of different types go into one list as [handles](Greenlet::handle). [`wait`](crate::wait) also tells which end first, or waits for
+/// some of them; [`joinall_raise`] gives the values.
 ///
 /// # Panics
 ///
 /// As [`Greenlet::join`], where nothing can go on; not for a panic of one of the greenlets.
-pub fn joinall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) {
-    for greenlet in greenlets {
-        wait_for(greenlet.handle.task(), NEVER);
-    }
+///
+/// # Examples
+///
+/// ```
+/// use switchgrass::{joinall, spawn};
+///
+/// let greenlets = [spawn(|| 1), spawn(|| 2)];
+/// joinall(&greenlets);
+/// assert_eq!(greenlets[1].value(), Some(&2));
+/// ```
+pub fn joinall(greenlets: impl IntoIterator<Item: AnyGreenlet>) {
+    joinall_until(greenlets, NEVER);
 }
 
 /// As [`joinall`], for no longer than `duration`; whether all have ended. May switch.
@@ -689,14 +726,16 @@ pub fn joinall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) 
 /// # Panics
 ///
 /// As [`joinall`].
-pub fn joinall_timeout<'a, T: 'a>(
-    greenlets: impl IntoIterator<Item = &'a Greenlet<T>>,
-    duration: Duration,
-) -> bool {
-    let deadline = hub().deadline(duration);
-    greenlets.into_iter().fold(true, |all, greenlet| {
-        all & (wait_for(greenlet.handle.task(), deadline) == Some(Wake::Notified))
-    })
+pub fn joinall_timeout(greenlets: impl IntoIterator<Item: AnyGreenlet>, duration: Duration) -> bool {
+    joinall_until(greenlets, hub().deadline(duration))
+}
+
+fn joinall_until(greenlets: impl IntoIterator<Item: AnyGreenlet>, deadline: Nanos) -> bool {
+    // All of them first: the iterator may be what spawns them.
+    let greenlets: Vec<_> = greenlets.into_iter().collect();
+    greenlets
+        .iter()
+        .fold(true, |all, greenlet| all & (wait_for(greenlet.as_task(), deadline) == Some(Wake::Notified)))
 }
 
 /// Waits until all of them have returned, and gives their values, in the order of the list. The first that fails ends the wait, whichever place it has. May
@@ -714,6 +753,7 @@ pub fn joinall_timeout<'a, T: 'a>(
 ///
 /// assert_eq!(joinall_raise([spawn(|| 1), spawn(|| 2)]), [1, 2]);
 /// ```
+#[doc(alias = "raise_error")]
 pub fn joinall_raise<T>(greenlets: impl IntoIterator<Item = Greenlet<T>>) -> Vec<T> {
     let mut greenlets: Vec<_> = greenlets.into_iter().map(Some).collect();
     let set = Arc::new(WatchSet::default());
@@ -767,7 +807,7 @@ pub(crate) fn next_ready(
 /// # Panics
 ///
 /// As [`Greenlet::kill`].
-pub fn killall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) {
+pub fn killall(greenlets: impl IntoIterator<Item: AnyGreenlet>) {
     killall_until(greenlets, NEVER);
 }
 
@@ -776,15 +816,13 @@ pub fn killall<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>) 
 /// # Panics
 ///
 /// As [`Greenlet::kill`].
-pub fn killall_timeout<'a, T: 'a>(
-    greenlets: impl IntoIterator<Item = &'a Greenlet<T>>,
-    duration: Duration,
-) -> bool {
+pub fn killall_timeout(greenlets: impl IntoIterator<Item: AnyGreenlet>, duration: Duration) -> bool {
     killall_until(greenlets, hub().deadline(duration))
 }
 
-fn killall_until<'a, T: 'a>(greenlets: impl IntoIterator<Item = &'a Greenlet<T>>, deadline: Nanos) -> bool {
-    let tasks: Vec<TaskRef> = greenlets.into_iter().map(|greenlet| greenlet.handle.task().clone()).collect();
+fn killall_until(greenlets: impl IntoIterator<Item: AnyGreenlet>, deadline: Nanos) -> bool {
+    let greenlets: Vec<_> = greenlets.into_iter().collect();
+    let tasks: Vec<TaskRef> = greenlets.iter().map(|greenlet| greenlet.as_task().clone()).collect();
     let others = || tasks.iter().filter(|task| !is_current(task));
     others().for_each(kill_nowait);
     for task in others() {
@@ -806,8 +844,14 @@ pub(crate) fn wait_for(task: &TaskRef, deadline: Nanos) -> Option<Wake> {
     if shared.ended.is_set() {
         return Some(Wake::Notified);
     }
+    let elsewhere = task.here().is_none();
+    if elsewhere && task.has_no_hub() {
+        // It was left behind by a fork, with its thread.
+        shared.ended.set_left_behind();
+        return Some(Wake::Notified);
+    }
     let reason = Reason::of("join of greenlet", shared.id);
-    hub().wait_ended(&shared.ended, task.here().is_none(), reason, deadline).ok()
+    hub().wait_ended(&shared.ended, elsewhere, reason, deadline).ok()
 }
 
 pub(crate) fn kill(task: &TaskRef) {

@@ -1,15 +1,9 @@
 //! The typed part of a greenlet: its closure, and its result on the way to whoever joins.
-//!
-//! The result is dropped by whoever is last: the greenlet, if its handle is gone when it ends (so that user code runs on the
-//! greenlet's stack, not on the hub's), else the handle. Two bits decide it; each side sets its own and looks at the other's.
-//!
-//! Before it ends, the greenlet gives each of its links a look at the result: a third bit tells that there are any.
 
-use std::cell::{Cell, UnsafeCell};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::cell::Cell;
 
+use super::result::ResultPart;
 use crate::coro::unwind::{self, Payload};
-use crate::sys::lock::Lock;
 use crate::task::{Body, GreenletExit, Message, State, Task, TaskRef};
 
 pub(super) struct Packet<F, T> {
@@ -18,38 +12,10 @@ pub(super) struct Packet<F, T> {
     f: Cell<Option<F>>,
 }
 
-pub(super) struct ResultPart<T> {
-    bits: AtomicU8,
-    /// Written once, before DONE. After DONE and DETACHED (or by `take`, which consumes the handle before it could detach),
-    /// taken by whoever set the second of the bits.
-    value: UnsafeCell<Option<Result<T, Payload>>>,
-    /// Of a scope: set if the greenlet panicked and nobody took the result. Null outside of scopes.
-    unhandled: *const Cell<bool>,
-    links: Lock<Vec<Look<T>>>,
-}
-
-/// What a link does with the result, on the greenlet's thread.
-pub(super) type Look<T> = Box<dyn FnOnce(&Result<T, Payload>)>;
-
-/// The value is there.
-const DONE: u8 = 1;
-/// The handle is gone.
-const DETACHED: u8 = 2;
-/// `links` is not empty.
-const LINKED: u8 = 4;
-
 impl<F, T> Packet<F, T> {
     #[inline]
     pub(super) fn new(f: F, unhandled: *const Cell<bool>) -> Self {
-        Packet {
-            result: ResultPart {
-                bits: AtomicU8::new(0),
-                value: UnsafeCell::new(None),
-                unhandled,
-                links: Lock::new(Vec::new()),
-            },
-            f: Cell::new(Some(f)),
-        }
+        Packet { result: ResultPart::new(unhandled), f: Cell::new(Some(f)) }
     }
 }
 
@@ -78,111 +44,5 @@ impl<F: FnOnce() -> T, T> Body for Packet<F, T> {
             None if task.shared().ended.is_set() => {}
             None => task.post(Message::Unreferenced),
         }
-    }
-}
-
-impl<T> ResultPart<T> {
-    fn store(&self, value: Result<T, Payload>) {
-        // SAFETY: DONE is not set, so nobody else looks at the value.
-        let value = unsafe { (*self.value.get()).insert(value) };
-        let mut bits = self.bits.load(Ordering::Acquire);
-        loop {
-            if bits & LINKED != 0 {
-                bits = self.bits.fetch_and(!LINKED, Ordering::AcqRel) & !LINKED;
-                for look in std::mem::take(&mut *self.links.lock()) {
-                    look(value);
-                }
-            }
-            match self.bits.compare_exchange(bits, bits | DONE, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => break,
-                Err(now) => bits = now,
-            }
-        }
-        if bits & DETACHED != 0 {
-            // SAFETY: both bits are set, and ours was the second.
-            let value = unsafe { (*self.value.get()).take() };
-            self.discard(value);
-        }
-    }
-
-    /// The handle goes away.
-    #[inline]
-    pub(super) fn detach(&self) {
-        if self.bits.fetch_or(DETACHED, Ordering::AcqRel) & DONE != 0 {
-            // SAFETY: both bits are set, and ours was the second.
-            let value = unsafe { (*self.value.get()).take() };
-            self.discard(value);
-        }
-    }
-
-    /// The result of a greenlet that has ended.
-    ///
-    /// # Safety
-    ///
-    /// The caller must have the greenlet's one handle, and the greenlet must have ended.
-    pub(super) unsafe fn take(&self) -> Result<T, Payload> {
-        if self.bits.load(Ordering::Acquire) & DONE == 0 {
-            return Err(Box::new(
-                "the thread of this greenlet has ended, and the greenlet could not be unwound",
-            ));
-        }
-        // SAFETY: DONE is set and DETACHED is not, so the value is the handle's, which is the caller's.
-        let value = unsafe { (*self.value.get()).take() };
-        value.expect("the handle takes the result once")
-    }
-
-    /// What there is of the result, for the owner of the one handle.
-    ///
-    /// # Safety
-    ///
-    /// The caller must have the greenlet's one handle, or a borrow of it, for as long as it uses what it gets.
-    pub(super) unsafe fn peek(&self) -> Option<&Result<T, Payload>> {
-        if self.bits.load(Ordering::Acquire) & DONE == 0 {
-            return None;
-        }
-        // SAFETY: DONE is set and the handle exists, so nobody but its owner has the value, who only looks at it.
-        unsafe { (*self.value.get()).as_ref() }
-    }
-
-    /// Has `look` called with the result: by the greenlet before it ends, or now.
-    ///
-    /// # Safety
-    ///
-    /// As for [`peek`](Self::peek). On another thread than the greenlet's, `look` must be good for being called there.
-    pub(super) unsafe fn link(&self, look: Look<T>) {
-        let mut links = self.links.lock();
-        // SAFETY: the caller's promise.
-        match unsafe { self.peek() } {
-            Some(value) => {
-                drop(links);
-                look(value);
-            }
-            None => {
-                links.push(look);
-                if self.bits.fetch_or(LINKED, Ordering::AcqRel) & DONE == 0 {
-                    return;
-                }
-                // It has ended since, and did not see it.
-                let missed = std::mem::take(&mut *links);
-                drop(links);
-                // SAFETY: as above.
-                if let Some(value) = unsafe { self.peek() } {
-                    missed.into_iter().for_each(|look| look(value));
-                }
-            }
-        }
-    }
-
-    fn discard(&self, value: Option<Result<T, Payload>>) {
-        let Some(value) = value else { return };
-        if let Err(payload) = &value
-            && !self.unhandled.is_null()
-            && !payload.is::<GreenletExit>()
-        {
-            // SAFETY: a scope outlives its greenlets and their handles, and is on this thread.
-            unsafe { (*self.unhandled).set(true) };
-        }
-        // The destructor of a result that nobody wants has nobody to panic to.
-        let _ = unwind::catch(|| drop(value));
     }
 }

@@ -236,6 +236,10 @@ impl<T> ScopedGreenlet<'_, T> {
     pub fn handle(&self) -> Handle {
         self.greenlet.handle()
     }
+
+    pub(super) fn task(&self) -> &TaskRef {
+        self.greenlet.task()
+    }
 }
 
 impl<T> fmt::Debug for ScopedGreenlet<'_, T> {

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use super::{Direction, Hub, OutsideWait, SlotId, Wake};
 use crate::sys::clock::Nanos;
+use crate::sys::fork::generation;
 use crate::task::Reason;
 
 /// Operations on descriptors that did not have to wait, in a row, before others get their turn. As tokio's budget.
@@ -74,7 +75,8 @@ impl Hub {
             poller.wait(id, direction, self.waker());
         }
         let outside = (waits == Waits::ForIt).then(|| self.outside_wait());
-        let _waiting = FdWait { hub: self, id, direction, _outside: outside };
+        let generation = generation();
+        let _waiting = FdWait { hub: self, id, direction, generation, _outside: outside };
         Ok(self.park(reason, deadline)?)
     }
 
@@ -108,12 +110,16 @@ struct FdWait<'a> {
     hub: &'a Hub,
     id: SlotId,
     direction: Direction,
+    /// Of which process: in a child the slot may be somebody else's.
+    generation: u32,
     _outside: Option<OutsideWait<'a>>,
 }
 
 impl Drop for FdWait<'_> {
     fn drop(&mut self) {
-        if let Some(poller) = &mut *self.hub.poller.borrow_mut() {
+        if self.generation == generation()
+            && let Some(poller) = &mut *self.hub.poller.borrow_mut()
+        {
             poller.stop_waiting(self.id, self.direction);
         }
     }

@@ -12,13 +12,18 @@
 #![allow(unsafe_code)]
 
 mod descriptors;
+mod fork;
+pub(crate) mod inspect;
 mod masked;
+mod observe;
 mod poller;
+pub(crate) mod record;
 mod report;
 mod run;
 mod shutdown;
 mod suspend;
 mod timers;
+pub(crate) mod tree;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -30,15 +35,19 @@ use std::time::Duration;
 
 use crate::coro::overflow;
 use crate::coro::stack;
+use crate::coro::trace::Inspection;
 use crate::coro::unwind::{self, Payload};
 use crate::sys::clock::{self, Nanos};
-use crate::sys::{self};
+use crate::sys::{self, fork::generation};
 use crate::task::{Body, Ended, Home, Kind, Listener, Origin, Reason, State, Task, TaskRef, Waker};
 
 pub(crate) use self::descriptors::Waits;
+pub(crate) use self::fork::watch_forks;
 pub(crate) use self::masked::Masked;
+use self::observe::Observer;
 use self::poller::Poller;
 pub(crate) use self::poller::{Direction, SlotId};
+use self::record::Recorder;
 use self::run::{CHECKS_PER_TURN, RESUMES_PER_CHECK};
 use self::timers::Timers;
 
@@ -95,14 +104,22 @@ pub(crate) struct Hub {
     /// The thread's own task.
     main: TaskRef,
     main_ptr: NonNull<Task>,
+    /// Stands for the loop where somebody has to.
+    loop_task: TaskRef,
     /// Who runs. In the loop: who ran last, or the thread's own task if that one has ended; its state is not `Running` then.
     current: Cell<NonNull<Task>>,
     /// The loop itself runs (nothing may wait), or the hub closes (nothing may wait any more).
     no_waiting: Cell<bool>,
     /// This thread's errno, kept across switches.
     errno: *mut libc::c_int,
-    /// Resumptions until the next look at the clock.
-    countdown: Cell<u32>,
+    /// Set while a suspended task is resumed only to tell where it stands; see [`Hub::suspend`].
+    inspection: Cell<Option<NonNull<Inspection>>>,
+    /// What the home's countdown began with.
+    window: Cell<u32>,
+    /// All resumptions before that.
+    resumed: Cell<u64>,
+    observer: Observer,
+    recorder: Recorder,
     /// Looks at the clock until the end of this turn.
     checks: Cell<u32>,
     turn_started: Cell<Nanos>,
@@ -156,11 +173,12 @@ impl Drop for CloseAtThreadEnd {
             return;
         }
         // SAFETY: the pointer in HUB is valid until the next lines, and only this thread has it.
-        if unsafe { &*hub }.close() {
+        if let Some(unread) = unsafe { &*hub }.close() {
             HUB.set(ptr::null());
             // SAFETY: it came from Box::into_raw in `create`. All tasks have ended or are never run again, so nobody
             // has a reference to the hub any more.
             drop(unsafe { Box::from_raw(hub.cast_mut()) });
+            drop(unread);
         }
     }
 }
@@ -198,16 +216,20 @@ pub(crate) fn be_fair() {
 #[cold]
 fn create() -> &'static Hub {
     let home = Home::move_in();
+    home.restart_countdown(RESUMES_PER_CHECK);
+    let id = new_ids(1).start;
     let origin = Origin {
-        id: new_ids(1).start,
+        id,
         kind: Kind::Main,
         name: std::thread::current().name().map(Into::into),
+        spawned_by: id,
         spawned_at: Location::caller(),
         stack_size: 0,
         measured: false,
     };
-    let main = TaskRef::new(home, origin, 0, MainBody);
+    let main = TaskRef::new(home, origin, 0, NeverRun);
     let main_ptr = main.here().expect("it was made for this thread").ptr();
+    let loop_task = TaskRef::new(home, observe::origin(new_ids(1).start), 0, NeverRun);
     let (native_guard, native_size) = overflow::native_stack().unwrap_or((0..0, 0));
     let now = clock::now();
     let hub = Box::into_raw(Box::new(Hub {
@@ -215,10 +237,15 @@ fn create() -> &'static Hub {
         incarnation: home.incarnation(),
         main,
         main_ptr,
+        loop_task,
         current: Cell::new(main_ptr),
         no_waiting: Cell::new(false),
         errno: sys::errno_location(),
-        countdown: Cell::new(RESUMES_PER_CHECK),
+        inspection: Cell::new(None),
+        window: Cell::new(RESUMES_PER_CHECK),
+        resumed: Cell::new(0),
+        observer: Observer::default(),
+        recorder: Recorder::default(),
         checks: Cell::new(CHECKS_PER_TURN),
         turn_started: Cell::new(now),
         now: Cell::new(now),
@@ -245,11 +272,14 @@ fn create() -> &'static Hub {
     HUB.set(hub);
     hub_main(hub).local.state.set(State::Running);
     overflow::install(report::who_runs);
+    watch_forks();
     // A thread whose thread-locals are being destroyed cannot register this again: then this hub is never closed, nor are its
     // descriptors. That takes a destructor of a thread-local that waits when the thread's hub has been closed already.
     let _ = CLOSE_AT_THREAD_END.try_with(|_| {});
     // SAFETY: just made, and freed at the thread's end only.
-    unsafe { &*hub }
+    let hub = unsafe { &*hub };
+    hub.join_recording();
+    hub
 }
 
 fn hub_main<'a>(hub: *const Hub) -> &'a Task {
@@ -257,12 +287,12 @@ fn hub_main<'a>(hub: *const Hub) -> &'a Task {
     unsafe { (*hub).main_ptr.as_ref() }
 }
 
-/// The thread's own task is run by the system, not by us.
-struct MainBody;
+/// The thread's own task is run by the system, not by us; and a place in the queue is only a place (see `observe.rs`).
+struct NeverRun;
 
-impl Body for MainBody {
+impl Body for NeverRun {
     fn run(&self, _: &Task, _: Result<(), Payload>) {
-        unreachable!("the thread's own task is never started");
+        unreachable!("this task is never started");
     }
 }
 
@@ -368,7 +398,7 @@ impl Hub {
     /// Counts a wait whose end comes from outside of this hub, until the guard is dropped: meanwhile there is no deadlock.
     pub(crate) fn outside_wait(&self) -> OutsideWait<'_> {
         self.outside_waits.set(self.outside_waits.get() + 1);
-        OutsideWait(self)
+        OutsideWait { hub: self, generation: generation() }
     }
 
     /// Waits until `ended` is set. May switch.
@@ -475,7 +505,7 @@ impl Hub {
     /// `true`: the clock has moved, or events have come.
     fn jump_to_next_deadline(&self) -> bool {
         self.poll(Some(Duration::ZERO));
-        if !self.home.ready().is_empty() || self.home.has_mail() {
+        if !self.home.ready().is_empty() || self.home.inbox().has_mail() {
             return true;
         }
         let next = self.timers.borrow_mut().next_deadline();
@@ -491,11 +521,17 @@ impl Hub {
 
 /// See [`Hub::outside_wait`].
 #[derive(Debug)]
-pub(crate) struct OutsideWait<'a>(&'a Hub);
+pub(crate) struct OutsideWait<'a> {
+    hub: &'a Hub,
+    /// Of which process: a child does not wait for what its parent waits for.
+    generation: u32,
+}
 
 impl Drop for OutsideWait<'_> {
     fn drop(&mut self) {
-        self.0.outside_waits.set(self.0.outside_waits.get() - 1);
+        if self.generation == generation() {
+            self.hub.outside_waits.set(self.hub.outside_waits.get() - 1);
+        }
     }
 }
 

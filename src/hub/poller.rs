@@ -204,6 +204,18 @@ impl Poller {
         waiters.iter().flatten().for_each(Waker::wake);
     }
 
+    /// Who waits looks again, whatever for.
+    pub(crate) fn wake_all(&mut self) {
+        for slot in &mut self.slots {
+            slot.sides.iter_mut().for_each(Side::set_ready);
+        }
+    }
+
+    /// What tells this poller from the other descriptors of the process.
+    pub(crate) fn as_raw_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
+
     /// Something has happened to the descriptor of which no event may tell. Who waits looks again.
     pub(crate) fn poke(&mut self, id: SlotId) {
         let Some(slot) = self.slot(id) else { return };

@@ -1,7 +1,7 @@
 //! What the hub can tell: who runs (to the overflow handler), and who waits for what (when nothing can go on).
 
-use std::fmt::Write;
-
+use super::inspect::Wanted;
+use super::tree::{self, Names};
 use super::{HUB, Hub};
 use crate::coro::overflow::Running;
 use crate::sys;
@@ -10,6 +10,10 @@ use crate::task::{State, Task};
 
 /// The reports in this process that some other thread could make wrong name at most this many tasks in full.
 const LISTED: usize = 100;
+/// … looks for their backtraces at so many, as those that look alike are told of once …
+const TRACES: usize = 1000;
+/// … and shows so many frames of each.
+const FRAMES: usize = 24;
 
 /// Names the task that runs on this thread. Called from a signal handler: reads, and nothing else.
 pub(super) fn who_runs(tell: &mut dyn FnMut(&Running<'_>)) {
@@ -28,6 +32,13 @@ pub(super) fn who_runs(tell: &mut dyn FnMut(&Running<'_>)) {
         id: task.shared.id,
         name: task.shared.name.as_deref(),
         spawned_at: (!main).then_some(task.shared.spawned_at),
+        what: task.shared.kind.name(),
+        hub: hub.home.address(),
+        progress: hub.home.progress(),
+        // Nobody waits for the thread's own context, if there is nobody else.
+        holds_up: !hub.no_waiting.get() && (!main || hub.live.get().is_some()),
+        // In the middle of a switch, the unwind tables do not tell the truth.
+        walkable: task.local.state.get() == State::Running && hub.inspection.get().is_none(),
     });
 }
 
@@ -47,35 +58,13 @@ impl Hub {
         sys::thread_count().is_none_or(|threads| threads > 1 + crate::task::idle_workers())
     }
 
-    /// The table that a main context gets which waits for what can never come.
+    /// What a main context gets which waits for what can never come: who waits for what, and where.
     pub(super) fn deadlock_report(&self) -> String {
         let mut text = String::from(
             "this would block forever: nothing is ready, and no timer, descriptor or other thread is left that could make anything ready",
         );
-        let line = |text: &mut String, task: &Task| {
-            let waits = match task.local.state.get() {
-                State::Parked | State::Running => format!("waits: {}", task.local.reason.get()),
-                State::Switched => "suspended in a switch: waits for somebody to switch to it".to_owned(),
-                State::Exchanging => "waits in a generator's send or yield".to_owned(),
-                State::Unstarted => "was never switched to".to_owned(),
-                State::Ready | State::Dead => "can run".to_owned(),
-            };
-            let _ = write!(text, "\n  {}: {waits}", task.shared.title());
-            if !self.is_main(task) {
-                let _ = write!(text, "; spawned at {}", task.shared.spawned_at);
-            }
-        };
-        on_main(self, |main| line(&mut text, main));
-        let mut living = self.living();
-        living.reverse();
-        for task in living.iter().take(LISTED) {
-            if let Some(task) = task.here() {
-                line(&mut text, task);
-            }
-        }
-        if living.len() > LISTED {
-            let _ = write!(text, "\n  … and {} more", living.len() - LISTED);
-        }
+        let snapshot = self.snapshot(Wanted { traces: TRACES, frames: FRAMES, only: None });
+        let _ = tree::write_tree(&mut text, &snapshot, &mut Names::new(), 2, LISTED);
         text
     }
 }

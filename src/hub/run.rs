@@ -5,12 +5,14 @@ use std::io;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use super::observe::Next;
+use super::record::Cause;
 use super::{Deadlock, Hub, Poller, SlotId};
 use crate::coro::stack::{self, Stack};
 use crate::coro::unwind::AbortIfPanic;
 use crate::coro::{Context, Suspender, Turn};
 use crate::sys;
-use crate::sys::clock::{NEVER, Nanos};
+use crate::sys::clock::{self, NEVER, Nanos};
 use crate::task::{Kind, Message, State, Task, TaskRef};
 
 /// The clock is read after this many resumptions.
@@ -45,7 +47,18 @@ impl Hub {
                         return Ok(());
                     }
                     Some(task) => next = self.resume(task),
-                    None => break,
+                    None => {
+                        // That was none.
+                        self.home.set_countdown(self.home.countdown() + 1);
+                        break;
+                    }
+                }
+            }
+            if self.runs_are_observed() {
+                match self.run_observed(&mut next) {
+                    Next::Main => return Ok(()),
+                    Next::Unobserved => continue,
+                    Next::Turn => {}
                 }
             }
             if let Some(target) = next.take() {
@@ -53,15 +66,21 @@ impl Hub {
                 self.run_next(unsafe { target.as_ref() });
             }
 
+            self.publish();
+            self.begin_turn();
             let waited = self.in_loop(|| {
                 let waited = self.wait_for_events();
+                self.end_part(Cause::Descriptor);
                 self.fire_timers();
+                self.end_part(Cause::Timer);
                 self.read_mail();
+                self.end_turn(Cause::Thread);
                 waited
             });
             if let Err(deadlock) = waited {
                 // The thread's own task goes on, with the error.
                 self.current.set(self.main_ptr);
+                self.main_runs();
                 return Err(deadlock);
             }
         }
@@ -72,7 +91,9 @@ impl Hub {
     pub(super) fn in_loop<R>(&self, f: impl FnOnce() -> R) -> R {
         self.no_waiting.set(true);
         self.special.set(true);
+        let guard = AbortIfPanic("a destructor that the event loop runs has panicked");
         let result = f();
+        std::mem::forget(guard);
         self.no_waiting.set(self.is_closing());
         self.special.set(self.is_closing() || self.traced.get());
         result
@@ -94,9 +115,9 @@ impl Hub {
     /// Counts a resumption. `false`: look at I/O and timers first.
     #[inline]
     pub(super) fn turn_goes_on(&self) -> bool {
-        let left = self.countdown.get();
+        let left = self.home.countdown();
         if left > 0 {
-            self.countdown.set(left - 1);
+            self.home.set_countdown(left - 1);
             return true;
         }
         self.check_the_clock()
@@ -104,19 +125,23 @@ impl Hub {
 
     #[cold]
     pub(super) fn check_the_clock(&self) -> bool {
-        self.countdown.set(RESUMES_PER_CHECK - 1);
+        self.count_anew();
+        if self.runs_are_observed() {
+            return false;
+        }
         let now = self.read_clock();
         let left = self.checks.get();
-        if left == 0 || now - self.turn_started.get() >= TURN || self.home.has_mail() {
+        if left == 0 || now - self.turn_started.get() >= TURN || self.home.inbox().has_mail() {
             return false;
         }
         self.checks.set(left - 1);
+        self.home.set_countdown(self.window.get() - 1);
         true
     }
 
     /// Looks at I/O: without waiting if something is ready, else until the next deadline.
     pub(super) fn wait_for_events(&self) -> Result<(), Deadlock> {
-        if !self.home.ready().is_empty() || self.home.has_mail() {
+        if !self.home.ready().is_empty() || self.home.inbox().has_mail() {
             if self.has_sources() {
                 self.poll(Some(Duration::ZERO));
             }
@@ -128,7 +153,7 @@ impl Hub {
             None if self.outside_waits.get() > 0 => None,
             None if self.another_thread_may_wake_us() => Some(LONELY_CHECK),
             // Whoever could have woken us may have done so just now, and gone.
-            None if self.home.has_mail() => return Ok(()),
+            None if self.home.inbox().has_mail() => return Ok(()),
             // A signal that has come already is still to be handled, though nobody may wait for the next one.
             None if self.has_sources() => {
                 self.poll(Some(Duration::ZERO));
@@ -150,11 +175,11 @@ impl Hub {
         drop(self.poller());
         let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
         let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
-        if self.home.fall_asleep() {
+        if self.home.inbox().fall_asleep() {
             self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
-            self.home.wake_up();
+            self.home.inbox().wake_up();
         }
-        if may_be_quiet && self.home.ready().is_empty() && !self.home.has_mail() {
+        if may_be_quiet && self.home.ready().is_empty() && !self.home.inbox().has_mail() {
             self.stacks.borrow_mut().sweep(STACKS_SWEPT_IDLE);
             self.home.trim();
         } else {
@@ -175,8 +200,13 @@ impl Hub {
     }
 
     pub(super) fn poll(&self, timeout: Option<Duration>) {
+        self.home.meter.polls.add(1);
+        let began = if self.recorder.is_on() { Some(clock::now()) } else { None };
         if let Err(error) = self.poller().poll(timeout) {
             sys::abort(&format!("waiting for events failed: {error}"));
+        }
+        if let Some(began) = began {
+            self.record_poll(began, timeout != Some(Duration::ZERO));
         }
     }
 
@@ -184,9 +214,9 @@ impl Hub {
     pub(super) fn sleep_until_mail(&self) {
         // First, for who finds the hub asleep must find the alarm set.
         drop(self.poller());
-        if self.home.fall_asleep() {
+        if self.home.inbox().fall_asleep() {
             self.poll(None);
-            self.home.wake_up();
+            self.home.inbox().wake_up();
         }
     }
 
@@ -202,7 +232,7 @@ impl Hub {
     pub(super) fn open_poller<'a>(&self, slot: &'a mut Option<Poller>) -> io::Result<&'a mut Poller> {
         if slot.is_none() {
             let poller = Poller::new()?;
-            self.home.set_alarm(poller.alarm()?);
+            self.home.set_alarm(poller.alarm()?, poller.as_raw_fd());
             *slot = Some(poller);
         }
         Ok(slot.as_mut().expect("it was just opened"))
@@ -211,35 +241,43 @@ impl Hub {
     pub(super) fn fire_timers(&self) {
         let now = self.read_clock();
         self.turn_started.set(now);
-        self.checks.set(CHECKS_PER_TURN);
-        self.countdown.set(RESUMES_PER_CHECK);
+        let recorded = self.recorder.is_on();
+        self.checks.set(if recorded { RESUMES_PER_CHECK } else { CHECKS_PER_TURN });
+        self.count_anew();
         self.timers.borrow_mut().fire_due(now);
     }
 
     pub(super) fn read_mail(&self) {
-        if !self.home.has_mail() {
+        if !self.home.inbox().has_mail() {
             return;
         }
-        for message in self.home.collect() {
+        for message in self.home.inbox().collect() {
             match message {
                 Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
                 Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
                 Message::Unpark(task) => on(&task, Task::unpark),
+                Message::Record => self.join_recording(),
                 Message::Start(task, at) => on(&task, |task| self.start_at(task, at)),
                 Message::Unreferenced(task) => task.unreferenced(),
+                Message::Call(letter) => letter.open(),
                 Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
                 Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
             }
         }
     }
 
+    /// A task from the ready queue or the list of the living, or the target of a switch.
+    #[inline(always)]
+    pub(super) fn alive(&self, ptr: NonNull<Task>) -> &Task {
+        // SAFETY: tasks in the queue and in the list are alive; and a switch goes to a task that is, and nobody has run since.
+        unsafe { ptr.as_ref() }
+    }
+
     /// Resumes a task until it suspends or ends. Gives the target, if it switches to somebody.
     #[inline(always)]
     pub(super) fn resume(&self, ptr: NonNull<Task>) -> Option<NonNull<Task>> {
-        // SAFETY: the task comes from the ready queue, whose invariant is that it is alive, or is the target of a switch, which is, too.
-        let task = unsafe { ptr.as_ref() };
+        let task = self.alive(ptr);
         self.current.set(ptr);
-        task.local.state.set(State::Running);
         // SAFETY: only the hub touches contexts, and it is not inside this one: the loop runs on the thread's
         // own stack, so no context is being resumed now.
         let turn = match unsafe { &mut *task.local.context.get() } {
@@ -258,6 +296,9 @@ impl Hub {
     /// Gives a task its stack and runs it for the first time.
     #[inline(never)]
     pub(super) fn start(&self, task: &Task) -> Turn {
+        if task.is_place() {
+            return self.arrive_at_place(task);
+        }
         match self.take_stack(task) {
             Ok(stack) => {
                 task.local.stack_low.set(stack.low().as_ptr().expose_provenance());
@@ -337,9 +378,12 @@ fn run_task(ptr: NonNull<Task>, suspender: &Suspender) {
     // SAFETY: the hub resumes live tasks only, and keeps them alive until they have ended.
     let task = unsafe { ptr.as_ref() };
     task.local.suspender.set(suspender);
+    task.local.state.set(State::Running);
     let start = task.take_interrupt().map_or(Ok(()), |interrupt| Err(interrupt.into_payload()));
     let guard = AbortIfPanic("a panic reached the root of a greenlet's stack");
     task.run_body(start);
     task.drop_locals();
     std::mem::forget(guard);
+    // Before the last switch: see `Hub::suspend`.
+    task.local.state.set(State::Dead);
 }

@@ -10,26 +10,29 @@
 //! If the process exits from within a greenlet (`std::process::exit`), the thread-locals are destroyed on the greenlet's own
 //! stack. Nothing can be unwound then, and nothing is.
 
+use super::record::Cause;
 use super::{Hub, State};
 use crate::coro::unwind;
 use crate::sys;
-use crate::task::GreenletExit;
+use crate::task::{GreenletExit, Message};
 
 /// How many more waits each task may be refused before it is given up.
 const PATIENCE: u32 = 64;
 
 impl Hub {
-    /// Unwinds what is left. `false`: this is no place to do that from, leave everything as it is.
-    pub(super) fn close(&self) -> bool {
+    /// Unwinds what is left. Gives what is to be dropped after the hub. `None`: this is no place to do that from, leave everything as it is.
+    pub(super) fn close(&self) -> Option<Vec<Message>> {
         let living = self.living();
         if !self.is_main(self.current()) || self.no_waiting.get() {
-            return false;
+            return None;
         }
+        self.home.refuse_signals();
         let refusals =
             u32::try_from(living.len()).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(PATIENCE);
         self.closing.set(Some(refusals));
         self.no_waiting.set(true);
         // From here on this function is the loop.
+        self.end_run(Cause::Task);
         self.current().local.state.set(State::Parked);
         self.special.set(true);
         self.current().drop_locals();
@@ -64,15 +67,14 @@ impl Hub {
         if let Some(main) = self.main.here() {
             main.local.state.set(State::Dead);
         }
-        self.home.move_out();
-        true
+        Some(self.home.move_out())
     }
 
     fn run_while_closing(&self) {
         let mut next = None;
         while let Some(task) = next.take().or_else(|| self.home.ready().pop_front()) {
             if task != self.main_ptr {
-                next = self.resume(task);
+                next = self.resume_to_close(task);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 
 use super::{Deadlock, Hub, ScopeExpired, Unwinding, Wake};
+use crate::coro::trace::Inspection;
 use crate::coro::unwind;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{GreenletExit, Interrupt, PARKED, Reason, Scope, State, Task, TaskRef, Waker};
@@ -45,9 +46,7 @@ impl Hub {
         // SAFETY: `errno` is this thread's, whose address never changes.
         let errno = unsafe { *self.errno };
         let result = if self.is_main(task) {
-            let result = self.run(next);
-            task.local.state.set(State::Running);
-            result
+            self.run(next)
         } else {
             if next.is_none() {
                 let here = 0_u8;
@@ -55,11 +54,29 @@ impl Hub {
             }
             // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
             unsafe { (*task.local.suspender.get()).suspend(next.map(NonNull::cast)) };
+            if self.inspection.get().is_some() {
+                self.answer_inspections(task);
+            }
             Ok(())
         };
+        // Not before the switch: a signal handler that finds a task `Running` may walk its stack.
+        task.local.state.set(State::Running);
         // SAFETY: as above.
         unsafe { *self.errno = errno };
         result
+    }
+
+    /// The task was resumed only to tell where it stands: does that, and goes on waiting.
+    #[cold]
+    #[inline(never)]
+    fn answer_inspections(&self, task: &Task) {
+        while let Some(inspection) = self.inspection.get() {
+            // SAFETY: set by `run_task` on this very stack, and valid until that function returns.
+            let suspender = unsafe { &*task.local.suspender.get() };
+            // SAFETY: `Hub::inspect` has set it, and waits for the answer.
+            unsafe { Inspection::answer(inspection, suspender) };
+            suspender.suspend(None);
+        }
     }
 
     /// What to wake the current task with, in the park that it will do next.
@@ -95,6 +112,8 @@ impl Hub {
             return Ok(Wake::Notified);
         }
         local.reason.set(reason);
+        // Not read anew, which would cost more than the park itself.
+        local.parked_at.set(self.now.get());
         let result = loop {
             local.timed_out.set(false);
             let nearest = deadline.min(self.nearest_scope(task));
@@ -264,6 +283,11 @@ impl Hub {
         Ok(self.current())
     }
 
+    /// Whether a wait would be a wait, and neither refused nor a panic.
+    pub(crate) fn may_wait_now(&self) -> bool {
+        !self.no_waiting.get() && !std::thread::panicking()
+    }
+
     /// Whether the current task unwinds: then [`Hub::may_suspend`] gives the error.
     #[inline(always)]
     pub(crate) fn is_unwinding(&self) -> bool {
@@ -281,7 +305,7 @@ impl Hub {
     pub(super) fn refuse_to_suspend(&self, reason: Reason) {
         assert!(
             self.closing.get().is_some(),
-            "blocking call ({reason}) in the event loop itself: a destructor that the loop runs must not wait"
+            "blocking call ({reason}) in the event loop itself: a raw link, or a destructor that the loop runs, must not wait (a `link` may)"
         );
         self.deny_while_closing();
     }

@@ -103,6 +103,11 @@ impl Timers {
         }
     }
 
+    /// How many deadlines are kept: all that somebody waits for, and those that were given up and are not due yet.
+    pub(crate) fn kept(&self) -> usize {
+        self.heap.len().saturating_sub(self.garbage)
+    }
+
     fn push(&mut self, task: &Task, deadline: Nanos) {
         task.local.timer.set(deadline);
         let seq = self.next_seq;

@@ -24,7 +24,7 @@ pub(super) struct Feed<I: Iterator, F> {
 }
 
 impl<I: Iterator<Item: 'static>, F> Feed<I, F> {
-    pub(super) fn new(members: &Rc<Members>, f: F, items: I) -> Self {
+    pub(super) fn new(members: &Rc<Members>, items: I, f: F) -> Self {
         Feed { members: Rc::clone(members), items: items.fuse(), held: None, f: Rc::new(f) }
     }
 
@@ -159,9 +159,11 @@ fn end<'a, T: 'a>(pending: impl Iterator<Item = &'a Pending<T>> + Clone) {
 /// A panic in `f` is the `Err` of its item, as is the kill of its greenlet; the iteration goes on. A panic of the iterator that gives the items is a panic here.
 ///
 /// If all slots are taken by others, it waits for one; but not if it is itself used by a greenlet of the pool: then it calls `f` in place.
+/// (Killed with a payload of one's own meanwhile, that greenlet takes it for a panic of `f`.)
 ///
 /// Nothing is lost if a kill or a timeout interrupts `next`: it can be called again. **Dropping** it kills the greenlets whose results were not given out, and waits until they
 /// have ended (in a destructor that runs while its greenlet unwinds: without waiting).
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Imap<I: Iterator, F, T> {
     feed: Feed<I, F>,
     pending: VecDeque<Pending<T>>,
@@ -215,6 +217,7 @@ impl<I: Iterator, F, T> fmt::Debug for Imap<I, F, T> {
 
 /// The results of [`Group::imap_unordered`](super::Group::imap_unordered) and [`Pool::imap_unordered`](super::Pool::imap_unordered), in the order in which they
 /// come. All else is as for [`Imap`].
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct ImapUnordered<I: Iterator, F, T> {
     feed: Feed<I, F>,
     pending: BTreeMap<u64, Pending<T>>,

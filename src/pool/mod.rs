@@ -7,7 +7,7 @@
 //! use switchgrass::pool::Pool;
 //!
 //! let pool = Pool::new(3);
-//! let squares = pool.map(|n| n * n, 1..=4);       // three at a time
+//! let squares = pool.map(1..=4, |n| n * n);       // three at a time
 //! assert_eq!(squares, [1, 4, 9, 16]);
 //! ```
 //!
@@ -66,7 +66,7 @@ impl Group {
         Group::default()
     }
 
-    /// Spawns a greenlet in the group; see [`spawn`](crate::spawn). Does not switch.
+    /// Spawns a greenlet in the group; see [`spawn`]. Does not switch.
     #[track_caller]
     pub fn spawn<F, T>(&self, f: F) -> Greenlet<T>
     where
@@ -173,13 +173,13 @@ impl Group {
     /// # Panics
     ///
     /// If one of the greenlets panics, with its payload: the first in the order of the items. If one was killed. The greenlets of the other items are killed then.
-    pub fn map<I, F, T>(&self, f: F, items: I) -> Vec<T>
+    pub fn map<I, F, T>(&self, items: I, f: F) -> Vec<T>
     where
         I: IntoIterator<Item: 'static>,
         F: Fn(I::Item) -> T + 'static,
         T: 'static,
     {
-        self.members.map(f, items)
+        self.members.map(items, f)
     }
 
     /// Calls `f` with each of the items, each in a greenlet of the group, and iterates over the results in the order of the items. See [`Imap`].
@@ -188,28 +188,28 @@ impl Group {
     ///
     /// ```
     /// let group = switchgrass::pool::Group::new();
-    /// let results = group.imap(|n: u32| 10 / n, [5, 0, 2]);
+    /// let results = group.imap([5, 0, 2], |n: u32| 10 / n);
     /// # std::panic::set_hook(Box::new(|_| {}));
     /// let results: Vec<_> = results.map(Result::ok).collect();
     /// assert_eq!(results, [Some(2), None, Some(5)]);        // a panic is the result of its item
     /// ```
-    pub fn imap<I, F, T>(&self, f: F, items: I) -> Imap<I::IntoIter, F, T>
+    pub fn imap<I, F, T>(&self, items: I, f: F) -> Imap<I::IntoIter, F, T>
     where
         I: IntoIterator<Item: 'static>,
         F: Fn(I::Item) -> T + 'static,
         T: 'static,
     {
-        Imap::new(Feed::new(&self.members, f, items.into_iter()))
+        Imap::new(Feed::new(&self.members, items.into_iter(), f))
     }
 
     /// As [`imap`](Self::imap), but gives the results in the order in which they come. See [`ImapUnordered`].
-    pub fn imap_unordered<I, F, T>(&self, f: F, items: I) -> ImapUnordered<I::IntoIter, F, T>
+    pub fn imap_unordered<I, F, T>(&self, items: I, f: F) -> ImapUnordered<I::IntoIter, F, T>
     where
         I: IntoIterator<Item: 'static>,
         F: Fn(I::Item) -> T + 'static,
         T: 'static,
     {
-        ImapUnordered::new(Feed::new(&self.members, f, items.into_iter()))
+        ImapUnordered::new(Feed::new(&self.members, items.into_iter(), f))
     }
 }
 
@@ -268,7 +268,7 @@ impl Pool {
         self.members().slots.as_ref().expect("a pool has slots")
     }
 
-    /// Spawns a greenlet in the pool; see [`spawn`](crate::spawn). Waits in line while all slots are taken. May switch.
+    /// Spawns a greenlet in the pool; see [`spawn`]. Waits in line while all slots are taken. May switch.
     ///
     /// # Panics
     ///
@@ -337,6 +337,7 @@ impl Pool {
     }
 
     /// Whether [`spawn`](Self::spawn) would have to wait.
+    #[doc(alias = "full")]
     pub fn is_full(&self) -> bool {
         self.free_count() == 0
     }
@@ -444,33 +445,33 @@ impl Pool {
     /// # Panics
     ///
     /// As that. On a thread's main stack, if it has to wait and no slot can ever become free.
-    pub fn map<I, F, T>(&self, f: F, items: I) -> Vec<T>
+    pub fn map<I, F, T>(&self, items: I, f: F) -> Vec<T>
     where
         I: IntoIterator<Item: 'static>,
         F: Fn(I::Item) -> T + 'static,
         T: 'static,
     {
-        self.group.map(f, items)
+        self.group.map(items, f)
     }
 
     /// Calls `f` with each of the items, each in a greenlet of the pool, and iterates over the results in the order of the items. See [`Imap`].
-    pub fn imap<I, F, T>(&self, f: F, items: I) -> Imap<I::IntoIter, F, T>
+    pub fn imap<I, F, T>(&self, items: I, f: F) -> Imap<I::IntoIter, F, T>
     where
         I: IntoIterator<Item: 'static>,
         F: Fn(I::Item) -> T + 'static,
         T: 'static,
     {
-        self.group.imap(f, items)
+        self.group.imap(items, f)
     }
 
     /// As [`imap`](Self::imap), but gives the results in the order in which they come. See [`ImapUnordered`].
-    pub fn imap_unordered<I, F, T>(&self, f: F, items: I) -> ImapUnordered<I::IntoIter, F, T>
+    pub fn imap_unordered<I, F, T>(&self, items: I, f: F) -> ImapUnordered<I::IntoIter, F, T>
     where
         I: IntoIterator<Item: 'static>,
         F: Fn(I::Item) -> T + 'static,
         T: 'static,
     {
-        self.group.imap_unordered(f, items)
+        self.group.imap_unordered(items, f)
     }
 }
 
@@ -645,13 +646,13 @@ impl Members {
         }
     }
 
-    fn map<I, F, T>(self: &Rc<Self>, f: F, items: I) -> Vec<T>
+    fn map<I, F, T>(self: &Rc<Self>, items: I, f: F) -> Vec<T>
     where
         I: IntoIterator<Item: 'static>,
         F: Fn(I::Item) -> T + 'static,
         T: 'static,
     {
-        let mut results = Imap::new(Feed::new(self, f, items.into_iter()));
+        let mut results = Imap::new(Feed::new(self, items.into_iter(), f));
         let values = results.by_ref().collect::<Result<Vec<T>, Payload>>();
         // Before a panic begins to unwind: then it could not wait for those that it kills.
         drop(results);

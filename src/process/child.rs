@@ -72,6 +72,7 @@ impl Child {
     /// # Errors
     ///
     /// If the status is lost, since the process ignores SIGCHLD, or somebody else has waited for this child.
+    #[doc(alias = "poll")]
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.process.look()
     }
@@ -129,6 +130,7 @@ impl Child {
     /// writer.join().unwrap()?;
     /// # std::io::Result::Ok(())
     /// ```
+    #[doc(alias = "communicate")]
     pub fn wait_with_output(mut self) -> io::Result<Output> {
         drop(self.stdin.take());
         hub().may_suspend(Reason::of("output of child process", u64::from(self.id())))?;

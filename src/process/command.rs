@@ -21,6 +21,7 @@ use super::child::{Child, reap_orphans};
 /// assert_eq!(output.stdout, b"hello\n");
 /// # std::io::Result::Ok(())
 /// ```
+#[doc(alias = "Popen")]
 pub struct Command {
     std: process::Command,
     /// Which of stdin, stdout and stderr were set: what the others are depends on how the process is started.
@@ -168,6 +169,7 @@ impl Command {
     /// # Errors
     ///
     /// As [`spawn`](Self::spawn) and [`Child::wait_with_output`].
+    #[doc(alias = "check_output")]
     pub fn output(&mut self) -> io::Result<Output> {
         self.spawn_with([Stdio::null, Stdio::piped, Stdio::piped])?.wait_with_output()
     }

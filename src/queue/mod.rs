@@ -50,6 +50,7 @@ use crate::task::{Reason, Wakeup, WatchSet, Watcher};
 use crate::wait::{self, Line, Outcome, wait};
 
 /// A queue that gives out first what was put first. All its methods are those of [`QueueOf`].
+#[doc(alias("JoinableQueue", "SimpleQueue"))]
 pub type Queue<T> = QueueOf<T, VecDeque<T>>;
 
 /// A queue that gives out the smallest first, as gevent's and Python's do, and of equal items the one that was put first. All its methods are those
@@ -207,12 +208,13 @@ impl<T, S: Store<T>> State<T, S> {
 
     /// Whether a get would not wait.
     fn is_ready(&self) -> bool {
-        self.store.len() > 0 || self.putters.len() > 0 || self.phase != Phase::Open
+        self.store.len() > 0 || !self.putters.is_empty() || self.phase != Phase::Open
     }
 }
 
 impl<T, S: Store<T>> QueueOf<T, S> {
     /// An empty queue with room for `capacity` items. Without any room (0), a put waits until somebody gets the item.
+    #[doc(alias = "maxsize")]
     pub const fn bounded(capacity: usize) -> Self {
         QueueOf {
             state: Lock::new(State {
@@ -272,6 +274,7 @@ impl<T, S: Store<T>> QueueOf<T, S> {
     /// # Errors
     ///
     /// The item, with the reason.
+    #[doc(alias = "put_nowait")]
     pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
         let mut item = Some(item);
         let mut state = self.state.lock();
@@ -348,6 +351,7 @@ impl<T, S: Store<T>> QueueOf<T, S> {
     /// # Errors
     ///
     /// Why there is none.
+    #[doc(alias = "get_nowait")]
     pub fn try_get(&self) -> Result<T, GetError> {
         let mut state = self.state.lock();
         if let Some((item, _chosen)) = state.take() {
@@ -426,6 +430,7 @@ impl<T, S: Store<T>> QueueOf<T, S> {
     /// # Errors
     ///
     /// Why there is nothing.
+    #[doc(alias = "peek_nowait")]
     pub fn try_peek(&self) -> Result<T, GetError>
     where
         T: Clone,
@@ -463,16 +468,19 @@ impl<T, S: Store<T>> QueueOf<T, S> {
     }
 
     /// How many items are in the queue.
+    #[doc(alias = "qsize")]
     pub fn len(&self) -> usize {
         self.state.lock().store.len()
     }
 
     /// Whether no item is in the queue.
+    #[doc(alias = "empty")]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Whether a put would have to wait, if nobody waits to get.
+    #[doc(alias = "full")]
     pub fn is_full(&self) -> bool {
         let state = self.state.lock();
         state.store.len() >= state.capacity
@@ -487,6 +495,7 @@ impl<T, S: Store<T>> QueueOf<T, S> {
     /// Sets how many items it has room for; `None`: as many as there is memory for. Does not switch.
     ///
     /// With more room, those who wait to put move up at once. With less, what is there stays.
+    #[doc(alias = "maxsize")]
     pub fn set_capacity(&self, capacity: Option<usize>) {
         let mut state = self.state.lock();
         state.capacity = capacity.unwrap_or(usize::MAX);
@@ -519,6 +528,7 @@ impl<T, S: Store<T>> QueueOf<T, S> {
     }
 
     /// How many items were put in whose work is not done: each counts until [`task_done`](Self::task_done) is called for it.
+    #[doc(alias = "unfinished_tasks")]
     pub fn unfinished(&self) -> usize {
         self.state.lock().unfinished
     }

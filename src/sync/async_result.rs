@@ -56,6 +56,7 @@ impl<T, E> AsyncResult<T, E> {
     /// # Errors
     ///
     /// The error, if a value or an error was set before.
+    #[doc(alias = "set_exception")]
     pub fn set_error(&self, error: E) -> Result<(), AlreadySet<E>> {
         match self.put(Err(error)) {
             Err(Err(error)) => Err(AlreadySet(error)),
@@ -104,16 +105,19 @@ impl<T, E> AsyncResult<T, E> {
     }
 
     /// What was set, if anything was.
+    #[doc(alias = "get_nowait")]
     pub fn try_get(&self) -> Option<Result<&T, &E>> {
         self.result.get().map(Result::as_ref)
     }
 
     /// Whether it was set.
+    #[doc(alias = "ready")]
     pub fn is_ready(&self) -> bool {
         self.is_set.is_set()
     }
 
     /// Whether a value was set.
+    #[doc(alias = "successful")]
     pub fn is_successful(&self) -> bool {
         matches!(self.result.get(), Some(Ok(_)))
     }

@@ -42,6 +42,7 @@ use crate::wait::{Line, Outcome, Queue, insist, wait};
 /// # drop(ready);
 /// # setting.join().unwrap();
 /// ```
+#[doc(alias = "Condition")]
 pub struct Condvar {
     waiting: Lock<Queue<Notice>>,
 }

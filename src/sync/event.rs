@@ -50,6 +50,7 @@ impl Event {
     }
 
     /// Whether it is set.
+    #[doc(alias = "ready")]
     #[inline]
     pub fn is_set(&self) -> bool {
         self.is_set.load(Ordering::Acquire)

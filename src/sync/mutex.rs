@@ -2,12 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 use std::time::Duration;
 
@@ -15,6 +13,7 @@ use super::poison::{self, Poison};
 use crate::hub::{be_fair, hub};
 use crate::sys::clock::Nanos;
 use crate::sys::lock::{Lock, LockGuard};
+use crate::sys::sync::{AtomicU8, Ordering, UnsafeCell};
 use crate::task::{NotSend, Reason};
 use crate::wait::{Line, Queue, insist, wait};
 
@@ -141,6 +140,7 @@ impl Line for RawMutex {
 /// switchgrass::joinall(&both);
 /// assert_eq!(*balance.lock().unwrap(), 111);
 /// ```
+#[doc(alias = "Lock")]
 pub struct Mutex<T: ?Sized> {
     raw: RawMutex,
     poison: Poison,

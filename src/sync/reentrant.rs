@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::mutex::RawMutex;
-use crate::hub::hub;
+use crate::hub::{be_fair, hub};
 use crate::task::NotSend;
 
 /// No task has this id.
@@ -40,6 +40,7 @@ const NOBODY: u64 = 0;
 /// add_one();
 /// assert_eq!(guard.get(), 2);
 /// ```
+#[doc(alias = "RLock")]
 pub struct ReentrantMutex<T: ?Sized> {
     raw: RawMutex,
     /// The id of the task that has it.
@@ -101,7 +102,7 @@ impl<T: ?Sized> ReentrantMutex<T> {
         if self.is_owned_by(own) || self.raw.try_lock() {
             return Some(self.guard(own));
         }
-        hub().be_fair();
+        be_fair();
         None
     }
 

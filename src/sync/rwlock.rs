@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 
 use super::poison::{self, Poison};
-use crate::hub::hub;
+use crate::hub::be_fair;
 use crate::sys::lock::{Lock, LockGuard};
 use crate::task::{NotSend, Reason};
 use crate::wait::{Line, Queue, insist};
@@ -322,7 +322,7 @@ impl<T: ?Sized> RwLock<T> {
         if self.raw.try_enter(access) {
             return Ok(());
         }
-        hub().be_fair();
+        be_fair();
         Err(TryLockError::WouldBlock)
     }
 

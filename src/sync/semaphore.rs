@@ -13,12 +13,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::hub::{be_fair, hub};
 use crate::sys::clock::Nanos;
 use crate::sys::lock::{Lock, LockGuard};
+use crate::sys::sync::{AtomicUsize, Ordering};
 use crate::task::{Reason, WatchSet, Watcher};
 use crate::wait::{Line, Queue, insist, wait};
 
@@ -160,6 +160,7 @@ impl Semaphore {
     }
 
     /// How many permits can be had now.
+    #[doc(alias = "counter")]
     pub fn available(&self) -> usize {
         self.permits.load(Ordering::Relaxed) / ONE
     }

@@ -26,3 +26,9 @@ pub(crate) fn after(start: Nanos, duration: Duration) -> Nanos {
 pub(crate) fn until(instant: Instant) -> Duration {
     instant.saturating_duration_since(Instant::now())
 }
+
+/// Blocks the OS thread for about so long. For threads of our own.
+pub(crate) fn nap(duration: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "called on threads that have no greenlets")]
+    std::thread::sleep(duration);
+}

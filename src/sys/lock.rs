@@ -1,6 +1,6 @@
 //! The lock around plain data that several threads share.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// A mutex for sections of a few instructions, in which nobody waits, switches or runs the user's code.
 ///
@@ -18,5 +18,14 @@ impl<T> Lock<T> {
     #[inline]
     pub(crate) fn lock(&self) -> LockGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` if somebody has it.
+    pub(crate) fn try_lock(&self) -> Option<LockGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }

@@ -7,13 +7,17 @@
 
 pub(crate) mod clock;
 pub(crate) mod fd;
+pub(crate) mod fork;
 pub(crate) mod lock;
 pub(crate) mod mem;
 pub(crate) mod names;
 pub(crate) mod process;
 pub(crate) mod signal;
+pub(crate) mod sync;
+pub(crate) mod workers;
 
 use std::io;
+use std::os::fd::AsRawFd;
 
 /// Turns libc's `-1` into the `errno` that goes with it.
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -53,6 +57,35 @@ pub(crate) fn write_stderr(bytes: &[u8]) {
         }
         rest = &rest[written as usize..];
     }
+}
+
+/// Writes a byte to a descriptor that does not block, for signal handlers. If there is no room, whoever reads it has enough to read.
+pub(crate) fn write_byte(fd: std::os::fd::BorrowedFd<'_>) {
+    // SAFETY: a valid buffer of one byte; write is async-signal-safe.
+    unsafe { libc::write(fd.as_raw_fd(), [0_u8].as_ptr().cast(), 1) };
+}
+
+/// This thread, for [`signal_thread`].
+pub(crate) fn this_thread() -> usize {
+    // SAFETY: no preconditions.
+    unsafe { libc::pthread_self() as usize }
+}
+
+/// Sends a signal to one thread. `false`: that was refused.
+///
+/// # Safety
+///
+/// `thread` must be what [`this_thread`] has given on a thread that has not ended.
+pub(crate) unsafe fn signal_thread(thread: usize, signal: libc::c_int) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { libc::pthread_kill(thread as libc::pthread_t, signal) == 0 }
+}
+
+/// Whether a debugger (or `strace`) is attached to this process, as far as the system tells.
+pub(crate) fn is_traced() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
+    let line = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    line.is_some_and(|tracer| tracer.trim() != "0")
 }
 
 /// Ends the process with a message, where going on would mean running on torn state.

@@ -19,7 +19,9 @@
 
 mod cells;
 mod home;
+mod inbox;
 mod locals;
+mod meter;
 mod waker;
 mod watch;
 
@@ -36,8 +38,9 @@ use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
-pub(crate) use self::home::{Home, Message, change_idle_workers, forget_idle_workers, here, idle_workers};
+pub(crate) use self::home::{Bystander, Home, Letter, Message, change_idle_workers, here, idle_workers};
 pub(crate) use self::locals::{Inherit, LocalValue, Locals};
+pub(crate) use self::meter::BUCKETS;
 pub(crate) use self::waker::{Call, Ended, Listener, Waker, Wakeup};
 pub(crate) use self::watch::{WatchSet, Watcher};
 
@@ -130,22 +133,31 @@ impl fmt::Display for Reason {
 }
 
 /// What a task is to its user, for reports.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Kind {
     Main,
     Greenlet,
     Coroutine,
     Generator,
+    /// Not a context: a hub's event loop, or a place in its queue (see `hub::observe`).
+    Loop,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Kind::Main => "main",
             Kind::Greenlet => "greenlet",
             Kind::Coroutine => "coroutine",
             Kind::Generator => "generator",
-        })
+            Kind::Loop => "loop",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -252,6 +264,8 @@ pub(crate) struct Shared {
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     pub(crate) name: Option<Box<str>>,
+    /// The id of the task that made this one; its own, for the thread's own task.
+    pub(crate) spawned_by: u64,
     pub(crate) spawned_at: &'static Location<'static>,
     /// Set when the task has ended, with those who wait for that.
     pub(crate) ended: Ended,
@@ -292,12 +306,15 @@ pub(crate) struct Local {
     /// may point to where nothing is any more.
     pub(crate) slot: Cell<Option<Slot>>,
     pub(crate) reason: Cell<Reason>,
+    /// When the present park began, as of the hub's last look at the clock before.
+    pub(crate) parked_at: Cell<Nanos>,
     /// When the present park ends at the latest, or when an unstarted task is due.
     pub(crate) deadline: Cell<Nanos>,
     /// The deadline of this task's entry in the timer heap; `NEVER` if it has none. May be earlier than
     /// `deadline`: then the entry is renewed when it comes up.
     pub(crate) timer: Cell<Nanos>,
-    pub(crate) interrupt: Cell<Option<Interrupt>>,
+    /// Boxed, since it is rare.
+    pub(crate) interrupt: Cell<Option<Box<Interrupt>>>,
     /// Who gets the result. `None`: the thread's own task.
     pub(crate) parent: Cell<Option<TaskHandle>>,
     /// It is unwound because nobody could switch to it any more: nobody gets its result.
@@ -345,6 +362,8 @@ pub(crate) struct Origin {
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     pub(crate) name: Option<Box<str>>,
+    /// The id of the task that made this one; its own, for the thread's own task.
+    pub(crate) spawned_by: u64,
     pub(crate) spawned_at: &'static Location<'static>,
     pub(crate) stack_size: usize,
     pub(crate) measured: bool,
@@ -361,6 +380,12 @@ impl Task {
     #[inline]
     pub(crate) fn ptr(&self) -> NonNull<Task> {
         self.local.this
+    }
+
+    /// Whether it only marks a place in the ready queue.
+    #[inline]
+    pub(crate) fn is_place(&self) -> bool {
+        self.local.stack_size == 0 && self.shared.kind == Kind::Loop
     }
 
     /// A counted reference, which may leave the thread.
@@ -405,7 +430,7 @@ impl Task {
         if local.state.get() == State::Dead {
             return;
         }
-        let payload = match local.interrupt.take() {
+        let payload = match local.interrupt.take().map(|first| *first) {
             Some(Interrupt::Raise(first)) => first,
             Some(Interrupt::Exit(_)) | None => payload,
         };
@@ -507,6 +532,13 @@ impl Task {
         }
     }
 
+    /// Whether the task has values of its own (see `locals`).
+    #[inline]
+    fn has_locals(&self) -> bool {
+        // SAFETY: only this thread touches the cell, and nothing of it is changed while this looks.
+        unsafe { (*self.local.locals.as_ptr()).is_some() }
+    }
+
     /// Takes the pending interrupt, if there is one and it may be delivered now.
     #[inline]
     pub(crate) fn take_interrupt(&self) -> Option<Interrupt> {
@@ -516,13 +548,13 @@ impl Task {
         self.local.interrupted.set(false);
         // If a park was about to begin, it does not: the wakers made for it must not end the next one.
         self.local.epoch.set(self.local.epoch.get().wrapping_add(1));
-        self.local.interrupt.take()
+        self.local.interrupt.take().map(|interrupt| *interrupt)
     }
 
     /// Sets what the task finds when it runs next. Does not make it run.
     pub(crate) fn set_interrupt(&self, interrupt: Interrupt) {
         self.local.interrupted.set(true);
-        self.local.interrupt.set(Some(interrupt));
+        self.local.interrupt.set(Some(Box::new(interrupt)));
     }
 }
 
@@ -533,6 +565,11 @@ impl Shared {
     fn retain(&self) {
         // Relaxed: whoever retains holds a reference already (as in std's Arc).
         self.refs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Which hub it belongs to: its number.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// How this task is called in reports.
@@ -591,6 +628,7 @@ impl TaskRef {
                 context: UnsafeCell::new(None),
                 slot: Cell::new(None),
                 reason: Cell::new(Reason::NONE),
+                parked_at: Cell::new(0),
                 deadline: Cell::new(NEVER),
                 timer: Cell::new(NEVER),
                 interrupt: Cell::new(None),
@@ -613,6 +651,7 @@ impl TaskRef {
                 id: origin.id,
                 kind: origin.kind,
                 name: origin.name,
+                spawned_by: origin.spawned_by,
                 spawned_at: origin.spawned_at,
                 ended: Ended::new(),
                 vtable: const {
@@ -757,6 +796,12 @@ impl TaskRef {
         }
     }
 
+    /// Whether the hub of this task is gone: its thread has ended, or is one of the parent process only.
+    pub(crate) fn has_no_hub(&self) -> bool {
+        let shared = self.shared();
+        shared.home.incarnation() != shared.incarnation
+    }
+
     /// Starts a task that has not been started, from any thread.
     pub(crate) fn start(&self) {
         match self.here() {
@@ -768,12 +813,7 @@ impl TaskRef {
 
     /// The name of the thread that this task belongs to, for errors.
     pub(crate) fn thread_name(&self) -> String {
-        let shared = self.shared();
-        if shared.home.incarnation() == shared.incarnation {
-            shared.home.thread_name()
-        } else {
-            "(which has exited)".to_owned()
-        }
+        if self.has_no_hub() { "(which has exited)".to_owned() } else { self.shared().home.thread_name() }
     }
 }
 

@@ -1,14 +1,13 @@
 //! Waking a parked task, exactly once, from any thread; and the list of those who wait for a task's end.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::home::here;
 use super::{Message, Task, TaskHandle, TaskRef, Watcher};
 use crate::coro::unwind;
 use crate::sys::lock::Lock;
+use crate::sys::sync::{AtomicU8, Ordering};
 
 /// Ends one particular park of one task: the first wake counts, later ones and those for a park that has
 /// ended for another reason do nothing. A wake before the park is kept.
@@ -132,7 +131,7 @@ impl Listener {
 #[derive(Debug)]
 pub(crate) struct Ended {
     state: AtomicU8,
-    waiting: Lock<VecDeque<Listener>>,
+    waiting: Lock<Vec<Listener>>,
 }
 
 const GOING_ON: u8 = 0;
@@ -142,12 +141,18 @@ const ENDED: u8 = 2;
 
 impl Ended {
     pub(crate) const fn new() -> Self {
-        Ended { state: AtomicU8::new(GOING_ON), waiting: Lock::new(VecDeque::new()) }
+        Ended { state: AtomicU8::new(GOING_ON), waiting: Lock::new(Vec::new()) }
     }
 
     #[inline]
     pub(crate) fn is_set(&self) -> bool {
         self.state.load(Ordering::Acquire) == ENDED
+    }
+
+    /// Whether it goes on, and somebody may wait for the end.
+    #[inline]
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == AWAITED
     }
 
     /// It has ended: tells all who wait, in the order in which they came.
@@ -163,17 +168,30 @@ impl Ended {
         }
     }
 
+    /// As [`Ended::set`], of a task that was left behind by a fork: wakes those who wait for the end in the child, too. All else that was to be done then is
+    /// the parent's to do.
+    pub(crate) fn set_left_behind(&self) {
+        if self.state.swap(ENDED, Ordering::AcqRel) != AWAITED {
+            return;
+        }
+        // If a thread that is no more has the lock, the list may be half-changed. Nobody needs it any longer.
+        let Some(listeners) = self.waiting.try_lock().map(|mut waiting| std::mem::take(&mut *waiting)) else {
+            return;
+        };
+        for listener in listeners {
+            match listener {
+                Listener::Task(waker) => waker.wake(),
+                Listener::Watcher(watcher) => watcher.try_notify(),
+                other => std::mem::forget(other),
+            }
+        }
+    }
+
     #[cold]
     fn tell_all(&self) {
-        let next = || {
-            let mut waiting = self.waiting.lock();
-            let listener = waiting.pop_front();
-            if listener.is_none() {
-                // Nobody can be added any more.
-                *waiting = VecDeque::new();
-            }
-            listener
-        };
+        // Nobody can be added any more. The first comes last, where taking one out moves none.
+        self.waiting.lock().reverse();
+        let next = || self.waiting.lock().pop();
         // One by one: who is told may take back one that comes later.
         while let Some(listener) = next() {
             listener.tell();
@@ -188,7 +206,7 @@ impl Ended {
         if before == Err(ENDED) {
             return Err(listener);
         }
-        waiting.push_back(listener);
+        waiting.push(listener);
         Ok(())
     }
 
@@ -196,6 +214,6 @@ impl Ended {
     pub(crate) fn remove(&self, which: impl Fn(&Listener) -> bool) -> Option<Listener> {
         let mut waiting = self.waiting.lock();
         let place = waiting.iter().position(which)?;
-        waiting.remove(place)
+        Some(waiting.remove(place))
     }
 }

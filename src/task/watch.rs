@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Waker;
-use crate::sys::lock::Lock;
+use crate::sys::lock::{Lock, LockGuard};
 
 /// What one task watches. Usable from any thread.
 #[derive(Debug, Default)]
@@ -46,11 +46,20 @@ impl Watcher {
     }
 
     pub(crate) fn notify(&self) {
-        let waker = {
-            let mut watched = self.set.0.lock();
-            watched.ready.push_back(self.number);
-            watched.waker.take()
-        };
+        self.tell(self.set.0.lock());
+    }
+
+    /// As `notify`; does nothing if somebody has just the lock, who may be a thread that is no more.
+    pub(crate) fn try_notify(&self) {
+        if let Some(watched) = self.set.0.try_lock() {
+            self.tell(watched);
+        }
+    }
+
+    fn tell(&self, mut watched: LockGuard<'_, Watched>) {
+        watched.ready.push_back(self.number);
+        let waker = watched.waker.take();
+        drop(watched);
         if let Some(waker) = waker {
             waker.wake();
         }

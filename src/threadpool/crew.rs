@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::job::{Work, discard, lock};
-use super::per_process;
+use crate::sys::fork::generation;
 use crate::task::{self, Ended};
 
 /// What the threads of one pool share, in one process.
@@ -72,7 +72,7 @@ impl Crew {
     pub(super) fn new(name: &'static str, max: usize, idle: Duration) -> Arc<Crew> {
         let crew = Crew {
             name,
-            generation: per_process::generation(),
+            generation: generation(),
             max: AtomicUsize::new(max),
             idle_nanos: AtomicU64::new(0),
             state: Mutex::default(),
@@ -89,7 +89,7 @@ impl Crew {
 
     /// Whether the process has forked since, and this was its parent's: whose threads are gone, and whose lock may be held forever.
     pub(super) fn is_of_parent(&self) -> bool {
-        self.generation != per_process::generation()
+        self.generation != generation()
     }
 
     /// Whether the current thread is one of this crew.

@@ -107,6 +107,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// Dropping it detaches the job, which goes on; its result is dropped by the thread that runs it. May be moved to another thread, and
 /// joined there.
+#[doc(alias = "ThreadResult")]
 pub struct Job<T: 'static> {
     /// `None` only while it is dropped.
     promise: Option<Arc<dyn Promise<T>>>,
@@ -124,6 +125,7 @@ impl<T: Send> Job<T> {
     /// What the job panicked with; [`GreenletExit`] if it never ran, because the pool was killed or dropped.
     /// In a destructor that runs while its greenlet unwinds, where nothing can wait, and in a forked child, which has not the parent's
     /// threads: a text that says so, if the result is not there yet.
+    #[doc(alias = "get")]
     pub fn join(self) -> Result<T, Payload> {
         if !self.is_ready() {
             if self.crew.is_of_parent() {
@@ -162,6 +164,7 @@ impl<T> Job<T> {
     }
 
     /// Whether the job has ended, so that `join` would not wait.
+    #[doc(alias = "ready")]
     pub fn is_ready(&self) -> bool {
         self.outcome().ended.is_set()
     }

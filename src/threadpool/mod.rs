@@ -38,7 +38,7 @@ use std::time::Duration;
 use crate::coro::unwind;
 use crate::hub::{Wake, hub};
 use crate::sys::clock::{NEVER, Nanos};
-use crate::task::{self, Reason};
+use crate::task::Reason;
 
 use self::crew::{Crew, Placed};
 pub use self::job::Job;
@@ -93,16 +93,6 @@ where
     T: Send + 'static,
 {
     GLOBAL.apply_for(reason, f)
-}
-
-/// To be called in a forked child: it has no threads, and no jobs. Touches no lock, since any may be held by a thread that is not here;
-/// two atomic stores, so a handler of `pthread_atfork` may call it.
-///
-/// What the parent's pools hold stays in the child's memory as it was, unused; see [`PerProcess`].
-#[allow(dead_code, reason = "for the module that forks")]
-pub(crate) fn after_fork_in_child() {
-    per_process::next_generation();
-    task::forget_idle_workers();
 }
 
 /// Up to so many OS threads, and a queue in front of them.
@@ -308,11 +298,13 @@ impl ThreadPool {
     }
 
     /// How many jobs may run at once.
+    #[doc(alias = "maxsize")]
     pub fn max(&self) -> usize {
         self.crew().max()
     }
 
     /// Sets how many jobs may run at once. Does not wait: if more run now, they go on, and no other begins until they are fewer. Does not switch.
+    #[doc(alias = "maxsize")]
     pub fn set_max(&self, max: usize) {
         self.crew().set_max(max);
     }
@@ -423,7 +415,6 @@ mod tests {
         if pid == 0 {
             // SAFETY: ends the child, should it hang.
             unsafe { libc::alarm(60) };
-            after_fork_in_child();
             let status = match child(&pool, running, queued) {
                 Ok(()) => 0,
                 Err(why) => {

@@ -7,19 +7,10 @@
 
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
-static GENERATION: AtomicU32 = AtomicU32::new(0);
-
-/// How many forks lie between the first process and this one, as far as we were told.
-pub(super) fn generation() -> u32 {
-    GENERATION.load(Ordering::Relaxed)
-}
-
-/// This process is a child, and what was made before is its parent's. One atomic addition, so a signal handler may do it.
-pub(super) fn next_generation() {
-    GENERATION.fetch_add(1, Ordering::Relaxed);
-}
+use crate::hub::watch_forks;
+use crate::sys::fork::generation;
 
 /// Made at the first use, and again at the first use in a forked child. Has no lock that could be held at the fork.
 pub(super) struct PerProcess<T> {
@@ -48,6 +39,8 @@ impl<T> PerProcess<T> {
         if let Some(made) = old.filter(|made| made.generation == generation) {
             return &made.value;
         }
+        // Or nobody would notice that this one is of the parent.
+        watch_forks();
         let value = make(old.map(|made| &made.value));
         let new = Box::into_raw(Box::new(Made { generation, value }));
         match self.made.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire) {

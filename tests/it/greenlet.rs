@@ -8,7 +8,8 @@ use std::sync::Mutex;
 
 use switchgrass::sync::Event;
 use switchgrass::{
-    Builder, Greenlet, current, joinall, park, park_timeout, sleep, spawn, spawn_later, testing, yield_now,
+    Builder, Greenlet, current, green_local, joinall, park, park_timeout, scope, sleep, spawn, spawn_later,
+    testing, yield_now,
 };
 
 use crate::util::{Clock, Drops, HOUR, Log, OnDrop, catch, is_exit, secs, text};
@@ -167,10 +168,75 @@ fn joinall_waits_for_all_and_leaves_results_and_panics_where_they_are() {
 
 #[test]
 fn joinall_of_none_and_of_the_same_one_twice_returns() {
-    joinall::<()>([]);
+    joinall(&[] as &[Greenlet<()>]);
     let greenlet = spawn(yield_now);
     joinall([&greenlet, &greenlet]);
     greenlet.join().unwrap();
+}
+
+#[test]
+fn joinall_takes_greenlets_of_several_types_as_handles_and_those_of_a_scope() {
+    let (number, text) = (spawn(|| 1), spawn(|| "one"));
+    joinall([number.handle(), text.handle()]);
+    assert_eq!((number.value(), text.value()), (Some(&1), Some(&"one")));
+
+    let shared = [Rc::new(spawn(yield_now)), Rc::new(spawn(yield_now))];
+    joinall(&shared);
+    assert!(shared.iter().all(|greenlet| greenlet.is_ready()));
+
+    scope(|s| {
+        let scoped = [s.spawn(yield_now), s.spawn(yield_now)];
+        joinall(&scoped);
+        assert!(scoped.iter().all(|greenlet| greenlet.is_ready()));
+    });
+}
+
+#[test]
+fn greenlets_that_are_spawned_by_the_list_given_to_joinall_run_at_once() {
+    let clock = Clock::start();
+    joinall((0..3).map(|_| spawn(|| sleep(secs(2)))));
+    assert_eq!(clock.elapsed(), secs(2));
+}
+
+#[test]
+fn a_greenlet_is_not_ready_while_it_runs_nor_while_it_unwinds_or_drops_its_locals() {
+    green_local! {
+        static LAST: RefCell<Option<OnDrop<Box<dyn FnMut()>>>> = const { RefCell::new(None) };
+    }
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let look = || {
+        let seen = Rc::clone(&seen);
+        let look: Box<dyn FnMut()> = Box::new(move || seen.borrow_mut().push(current().is_ready()));
+        OnDrop(look)
+    };
+    let (first, last) = (look(), look());
+    let greenlet = spawn(move || {
+        LAST.set(Some(last));
+        let mut first = first;
+        (first.0)();
+        std::panic::resume_unwind(Box::new(()));
+    });
+    assert!(!greenlet.is_ready());
+    joinall([&greenlet]);
+    assert!(greenlet.is_ready());
+    assert_eq!(*seen.borrow(), [false, false, false]);
+}
+
+#[test]
+fn a_long_line_of_spawners_is_not_kept() {
+    fn next(left: u32, most: Rc<Cell<usize>>) {
+        most.set(most.get().max(testing::live()));
+        if left > 0 {
+            spawn(move || next(left - 1, most));
+        }
+    }
+    let most = Rc::new(Cell::new(0));
+    next(20_000, Rc::clone(&most));
+    while testing::live() > 0 {
+        yield_now();
+    }
+    assert_eq!(most.get(), 1);
+    assert_eq!(Rc::strong_count(&most), 1);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use switchgrass::{
-    Builder, Elapsed, current, joinall, park, park_timeout, sleep, sleep_until, spawn, spawn_later, testing,
-    timeout, unblock, yield_now,
+    Builder, Elapsed, current, joinall, park, park_timeout, sleep, sleep_until, spawn, spawn_later, stats,
+    testing, timeout, unblock, yield_now,
 };
 
 use crate::util::{Clock, Drops, HOUR, Log, OnDrop, catch, forever, is_exit, secs, text, time_limit};
@@ -124,6 +124,44 @@ fn a_real_sleep_takes_at_least_its_time() {
     let before = testing::now();
     sleep(Duration::from_millis(2));
     assert!(testing::now() - before >= Duration::from_millis(2));
+}
+
+#[test]
+fn waits_shorter_than_the_resolution_of_epoll_do_not_spin() {
+    let before = stats::here().polls;
+    for _ in 0..20 {
+        sleep(Duration::from_micros(300));
+    }
+    let polls = stats::here().polls - before;
+    assert!((20..=60).contains(&polls), "{polls} polls for 20 sleeps");
+}
+
+#[test]
+fn a_computation_before_a_sleep_or_a_limit_shortens_neither() {
+    fn compute() {
+        // By a clock that the hub does not see being read.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(5) {}
+    }
+    let short = Duration::from_millis(2);
+    spawn(move || {
+        compute();
+        let before = Instant::now();
+        sleep(short);
+        assert!(before.elapsed() >= short);
+
+        compute();
+        let before = Instant::now();
+        assert_eq!(timeout(short, || sleep(HOUR)), Err(Elapsed));
+        assert!(before.elapsed() >= short);
+
+        compute();
+        let before = Instant::now();
+        spawn_later(short, || ()).join().unwrap();
+        assert!(before.elapsed() >= short);
+    })
+    .join()
+    .unwrap();
 }
 
 // ---- Fairness -----------------------------------------------------------------------------------------------------------
@@ -379,12 +417,25 @@ fn forever_quietly() {
 
 #[test]
 fn a_deadlock_of_more_than_a_hundred_greenlets_is_cut_short() {
+    // Those that look alike are told of once.
     for _ in 0..150 {
         drop(spawn(|| forever()));
     }
+    // These do not.
+    for children in 0..20 {
+        for _ in 0..8 {
+            drop(spawn(move || {
+                for _ in 0..children {
+                    drop(spawn(|| forever()));
+                }
+                forever()
+            }));
+        }
+    }
     let report = catch(park).unwrap_err();
-    assert_eq!(text(&report).matches("waits: park; spawned at").count(), 100);
-    assert!(text(&report).ends_with("… and 50 more"), "{}", text(&report));
+    assert_eq!(text(&report).matches("150 greenlets (").count(), 1);
+    assert_eq!(text(&report).matches(": waits: park").count(), 100);
+    assert!(text(&report).ends_with(" more"), "{}", text(&report));
 }
 
 /// Panics when it is dropped, unless its thread panics already.

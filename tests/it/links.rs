@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use switchgrass::sync::Event;
+use switchgrass::queue::{PutError, Queue};
+use switchgrass::sync::{AsyncResult, Event, Semaphore};
 use switchgrass::{
-    ExitReason, Greenlet, GreenletExit, joinall, joinall_raise, joinall_timeout, killall_timeout, sleep,
-    spawn, spawn_later, testing, yield_now,
+    ExitReason, Greenlet, GreenletExit, channel, joinall, joinall_raise, joinall_timeout, killall_timeout,
+    sleep, spawn, spawn_later, testing, yield_now,
 };
 
 use crate::util::{Drops, Log, catch, forever, is_exit, secs, text};
@@ -209,10 +210,10 @@ fn killed_before_its_start_it_never_runs_but_links_fire_and_joiners_wake() {
 
 #[test]
 fn kill_with_a_payload_gives_it_to_join() {
-    let greenlet = spawn(|| forever());
+    let greenlet = spawn(|| -> () { forever() });
     yield_now();
     greenlet.kill_with(42_u8);
-    assert_eq!(*greenlet.join().map(|()| ()).unwrap_err().downcast::<u8>().unwrap(), 42);
+    assert_eq!(*greenlet.join().unwrap_err().downcast::<u8>().unwrap(), 42);
 
     let never = spawn(|| ());
     never.kill_nowait_with("not at all");
@@ -260,4 +261,138 @@ fn joinall_and_killall_with_a_time() {
     yield_now();
     assert!(!killall_timeout(&stubborn, secs(1)));
     assert!(killall_timeout(&stubborn, Duration::MAX));
+}
+
+#[test]
+fn a_value_whose_clone_panics_is_told_to_no_link_and_stays_the_result() {
+    #[derive(Debug)]
+    struct Unique;
+    impl Clone for Unique {
+        fn clone(&self) -> Self {
+            panic!("there is one")
+        }
+    }
+    let log = Log::new();
+    let greenlet = spawn(|| Unique);
+    let (value, exit) = (log.clone(), log.clone());
+    greenlet.link_value(move |_| value.add("value"));
+    greenlet.link(move |exit_of| exit.add(exit_of.reason.to_string()));
+    joinall([&greenlet]);
+    yield_now();
+    assert_eq!(log.take(), "returned");
+    assert!(greenlet.value().is_some());
+    greenlet.join().unwrap();
+}
+
+#[test]
+fn a_handle_that_goes_while_its_value_is_copied_drops_it_once() {
+    struct Slow(Rc<Cell<u32>>);
+    impl Clone for Slow {
+        fn clone(&self) -> Self {
+            yield_now();
+            Slow(Rc::clone(&self.0))
+        }
+    }
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+    let dropped = Rc::new(Cell::new(0));
+    let value = Slow(Rc::clone(&dropped));
+    let greenlet = spawn(move || value);
+    let linked = Rc::new(Cell::new(false));
+    greenlet.link_value({
+        let linked = Rc::clone(&linked);
+        move |_| linked.set(true)
+    });
+    yield_now();
+    assert!(!greenlet.is_ready(), "it copies");
+    drop(greenlet);
+    assert_eq!(dropped.get(), 0);
+    (0..3).for_each(|_| yield_now());
+    assert_eq!((dropped.get(), linked.get(), testing::live()), (2, true, 0), "the copy, and the value");
+}
+
+#[test]
+fn a_link_may_add_another_and_take_back_a_later_one() {
+    let log = Log::new();
+    let greenlet = Rc::new(spawn(yield_now));
+    let later = Rc::new(Cell::new(None));
+    greenlet.link({
+        let (greenlet, later, log) = (Rc::clone(&greenlet), Rc::clone(&later), log.clone());
+        move |_| {
+            // All links are on their way once the first one runs.
+            log.add(format!("first {}", greenlet.unlink(later.get().unwrap())));
+            greenlet.link(move |_| log.add("added"));
+        }
+    });
+    let second = log.clone();
+    later.set(Some(greenlet.link(move |_| second.add("second"))));
+    joinall([&greenlet]);
+    yield_now();
+    yield_now();
+    assert_eq!(log.take(), "first false second added");
+}
+
+#[test]
+fn a_raw_link_to_one_that_has_ended_is_called_at_once() {
+    let greenlet = spawn(|| ());
+    joinall([&greenlet]);
+    let called = Arc::new(Event::new());
+    let event = Arc::clone(&called);
+    greenlet.rawlink(move || event.set());
+    assert!(called.is_set());
+}
+
+#[test]
+fn links_set_a_result_that_others_wait_for() {
+    let make = |fails: bool| {
+        let result = Rc::new(AsyncResult::<i32, ExitReason>::new());
+        let greenlet = spawn(move || {
+            if fails {
+                std::panic::resume_unwind(Box::new("oh"));
+            }
+            7
+        });
+        let (value, error) = (Rc::clone(&result), Rc::clone(&result));
+        greenlet.link_value(move |n| value.set(n).unwrap());
+        greenlet.link_panic(move |exit| error.set_error(exit.reason).unwrap());
+        result
+    };
+    let (good, bad) = (make(false), make(true));
+    assert_eq!(good.get(), Ok(&7));
+    assert_eq!(bad.get(), Err(&ExitReason::Panicked(Some("oh".into()))));
+}
+
+#[test]
+fn a_raw_link_may_do_all_that_does_not_wait() {
+    let queue = Arc::new(Queue::bounded(1));
+    let getter = spawn({
+        let queue = Arc::clone(&queue);
+        move || queue.get()
+    });
+    let ended = spawn(|| ());
+    let (semaphore, (tx, rx)) = (Arc::new(Semaphore::new(1)), channel::bounded(1));
+    ended.rawlink({
+        let (queue, semaphore) = (Arc::clone(&queue), Arc::clone(&semaphore));
+        move || {
+            queue.try_put("for the getter").unwrap();
+            queue.try_put("stays").unwrap();
+            // More failures than any fair operation lets pass without a yield.
+            for _ in 0..1000 {
+                assert_eq!(queue.try_put("too much"), Err(PutError::Full("too much")));
+                let permit = semaphore.try_acquire().unwrap();
+                assert!(semaphore.try_acquire().is_none());
+                drop(permit);
+                tx.try_send(1).unwrap();
+                assert!(tx.try_send(2).is_err());
+                assert_eq!(rx.try_recv(), Ok(1));
+            }
+            tx.send(3).unwrap();
+            assert_eq!(rx.recv(), Ok(3));
+        }
+    });
+    assert_eq!(getter.join().unwrap(), Ok("for the getter"));
+    assert_eq!(queue.try_get(), Ok("stays"));
 }

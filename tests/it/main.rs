@@ -2,8 +2,10 @@
 //!
 //! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
 
+mod backdoor;
 mod channel;
 mod dns;
+mod dump;
 mod fs;
 mod future;
 mod generator;
@@ -13,6 +15,7 @@ mod io;
 mod kill;
 mod links;
 mod local;
+mod monitor;
 mod net;
 mod net_udp;
 mod net_unix;
@@ -23,7 +26,9 @@ mod ready;
 mod scope;
 mod select;
 mod server;
+mod server_datagram;
 mod signal;
+mod stats;
 mod stress;
 mod stress_all;
 mod switch;
@@ -33,4 +38,5 @@ mod sync_stress;
 mod threadpool;
 mod threads;
 mod timeout;
+mod trace;
 mod util;

@@ -281,8 +281,8 @@ fn a_pool_without_slots_runs_nothing() {
     assert!(pool.is_full() && pool.join());
     assert!(pool.try_spawn(|| ()).is_err());
     assert!(timeout(SECOND, || pool.spawn(|| ())).is_err());
-    assert!(timeout(SECOND, || pool.map(|n| n, [1])).is_err());
-    assert!(pool.map(|n| n, [0; 0]).is_empty());
+    assert!(timeout(SECOND, || pool.map([1], |n| n)).is_err());
+    assert!(pool.map([0; 0], |n| n).is_empty());
     assert!(pool.is_empty());
 }
 
@@ -370,12 +370,12 @@ fn a_worker_of_a_full_pool_that_applies_or_maps_does_not_wait_for_its_own_slot()
             let own = switchgrass::current().id();
             let inner = pool.clone();
             assert_eq!(pool.apply(move || inner.apply(|| switchgrass::current().id())), own);
-            let mut unordered: Vec<_> = pool.imap_unordered(|n| n * 10, 1..=3).map(Result::unwrap).collect();
+            let mut unordered: Vec<_> = pool.imap_unordered(1..=3, |n| n * 10).map(Result::unwrap).collect();
             unordered.sort_unstable();
             assert_eq!(unordered, [10, 20, 30]);
-            let errors = pool.imap(|n| if n == 2 { oops() } else { n }, 1..=3).filter(Result::is_err).count();
+            let errors = pool.imap(1..=3, |n| if n == 2 { oops() } else { n }).filter(Result::is_err).count();
             assert_eq!(errors, 1);
-            pool.map(|n| n + 1, 1..=3)
+            pool.map(1..=3, |n| n + 1)
         }
     });
     assert_eq!(worker.join().unwrap(), [2, 3, 4]);
@@ -387,7 +387,7 @@ fn a_kill_of_a_worker_that_maps_in_place_is_its_own() {
     let pool = Pool::new(1);
     let worker = pool.spawn({
         let pool = pool.clone();
-        move || pool.map(|_| forever(), [1]).len()
+        move || pool.map([1], |_| forever()).len()
     });
     yield_now();
     worker.kill();
@@ -419,8 +419,8 @@ fn map_keeps_the_order_whoever_is_first() {
         n * n
     };
     let squares: Vec<_> = (0..20).map(|n| n * n).collect();
-    assert_eq!(pool.map(nap, 0..20), squares);
-    assert_eq!(Group::new().map(nap, 0..20), squares);
+    assert_eq!(pool.map(0..20, nap), squares);
+    assert_eq!(Group::new().map(0..20, nap), squares);
 }
 
 #[test]
@@ -429,21 +429,18 @@ fn map_raises_the_first_error_and_leaves_nothing_running() {
     for pool in [Pool::new(2), Pool::new(10)] {
         let before = testing::live();
         let panic = catch(|| {
-            pool.map(
-                |n: u64| {
-                    sleep(Duration::from_secs(10 - n));
-                    if n > 2 {
-                        std::panic::resume_unwind(Box::new(format!("item {n}")));
-                    }
-                },
-                0..10,
-            )
+            pool.map(0..10, |n: u64| {
+                sleep(Duration::from_secs(10 - n));
+                if n > 2 {
+                    std::panic::resume_unwind(Box::new(format!("item {n}")));
+                }
+            })
         });
         assert_eq!(text(&panic.unwrap_err()), "item 3");
         assert_eq!((pool.len(), pool.free_count(), testing::live()), (0, pool.size(), before));
     }
     let group = Group::new();
-    let panic = catch(|| group.map(|()| switchgrass::current().kill(), [()])).unwrap_err();
+    let panic = catch(|| group.map([()], |()| switchgrass::current().kill())).unwrap_err();
     assert!(text(&panic).contains("was killed before it had a result"), "the caller was not");
 }
 
@@ -462,7 +459,7 @@ fn imap_takes_items_only_as_they_are_needed() {
             n
         }
     };
-    let mut results = pool.imap(work, items);
+    let mut results = pool.imap(items, work);
     assert_eq!(taken.get(), 0, "nothing was asked for");
     for n in 0..10 {
         assert_eq!(results.next().unwrap().unwrap(), n);
@@ -488,9 +485,9 @@ fn imap_unordered_gives_what_comes_first_and_is_bounded() {
         sleep(Duration::from_secs(seconds));
         seconds
     };
-    let mut results = pool.imap_unordered(nap, items);
+    let mut results = pool.imap_unordered(items, nap);
     let mut got = Vec::new();
-    while let Some(result) = results.next() {
+    for result in results.by_ref() {
         got.push(result.unwrap());
         assert!(taken.get() <= got.len() + 2 + 1);
     }
@@ -506,8 +503,8 @@ fn after_an_items_panic_the_iteration_goes_on() {
         Ok(n) => n.to_string(),
         Err(payload) => text(&payload).to_owned(),
     };
-    assert_eq!(pool.imap(work, 1..=5).map(show).collect::<Vec<_>>(), ["1", "oops", "3", "oops", "5"]);
-    let mut unordered: Vec<_> = pool.imap_unordered(work, 1..=5).map(show).collect();
+    assert_eq!(pool.imap(1..=5, work).map(show).collect::<Vec<_>>(), ["1", "oops", "3", "oops", "5"]);
+    let mut unordered: Vec<_> = pool.imap_unordered(1..=5, work).map(show).collect();
     unordered.sort();
     assert_eq!(unordered, ["1", "3", "5", "oops", "oops"]);
     assert_eq!(pool.free_count(), 2);
@@ -516,8 +513,8 @@ fn after_an_items_panic_the_iteration_goes_on() {
 #[test]
 fn an_item_whose_greenlet_is_killed_is_an_error_also_before_it_ran() {
     let pool = Pool::new(2);
-    let mut ordered = pool.imap::<_, _, ()>(|()| forever(), [()]);
-    let mut unordered = pool.imap_unordered::<_, _, ()>(|()| forever(), [()]);
+    let mut ordered = pool.imap::<_, _, ()>([()], |()| forever());
+    let mut unordered = pool.imap_unordered::<_, _, ()>([()], |()| forever());
     let killer = spawn({
         let pool = pool.clone();
         move || pool.kill()
@@ -547,7 +544,7 @@ fn a_panic_of_the_input_is_the_iterations_panic() {
             }
         })
     };
-    let mut results = pool.imap(|n| n, items());
+    let mut results = pool.imap(items(), |n| n);
     assert_eq!(results.next().unwrap().unwrap(), 0);
     assert_eq!(results.next().unwrap().unwrap(), 1);
     assert_eq!(text(&catch(|| results.next()).map(drop).unwrap_err()), "oops");
@@ -555,8 +552,8 @@ fn a_panic_of_the_input_is_the_iterations_panic() {
     assert_eq!(results.next().unwrap().unwrap(), 2);
     drop(results);
 
-    assert_eq!(text(&catch(|| pool.map(|n| n, items())).unwrap_err()), "oops");
-    let unordered = pool.imap_unordered(|n| n, items());
+    assert_eq!(text(&catch(|| pool.map(items(), |n| n)).unwrap_err()), "oops");
+    let unordered = pool.imap_unordered(items(), |n| n);
     assert_eq!(text(&catch(|| unordered.count()).unwrap_err()), "oops");
     assert!(pool.join());
     assert_eq!(pool.free_count(), 2);
@@ -568,10 +565,10 @@ fn an_empty_input_ends_at_once_even_if_the_pool_is_full() {
     let pool = Pool::new(1);
     fill(&pool);
     let nothing = || std::iter::empty::<i32>();
-    assert!(pool.imap(|n| n, nothing()).next().is_none());
-    assert!(pool.imap_unordered(|n| n, nothing()).next().is_none());
-    assert!(pool.map(|n| n, nothing()).is_empty());
-    assert!(Group::new().imap_unordered(|n| n, nothing()).next().is_none());
+    assert!(pool.imap(nothing(), |n| n).next().is_none());
+    assert!(pool.imap_unordered(nothing(), |n| n).next().is_none());
+    assert!(pool.map(nothing(), |n| n).is_empty());
+    assert!(Group::new().imap_unordered(nothing(), |n| n).next().is_none());
     pool.kill();
 }
 
@@ -580,7 +577,7 @@ fn an_iteration_waits_for_a_slot_that_others_have() {
     let clock = Clock::start();
     let pool = Pool::new(1);
     pool.spawn(|| sleep(SECOND));
-    assert_eq!(pool.map(|n| n, 0..3), [0, 1, 2]);
+    assert_eq!(pool.map(0..3, |n| n), [0, 1, 2]);
     assert_eq!(clock.elapsed(), SECOND);
 }
 
@@ -590,14 +587,11 @@ fn two_iterations_share_a_pool() {
     let map = || {
         let (pool, gauge) = (pool.clone(), gauge.clone());
         spawn(move || {
-            pool.map(
-                move |n| {
-                    let _inside = gauge.enter();
-                    yield_now();
-                    n
-                },
-                0..20,
-            )
+            pool.map(0..20, move |n| {
+                let _inside = gauge.enter();
+                yield_now();
+                n
+            })
         })
     };
     let both = [map(), map()];
@@ -625,17 +619,17 @@ fn what_interrupts_an_iteration_loses_nothing() {
             }
         }
     }
-    let (got, interrupted) = all(pool.imap(nap, [3, 1, 2, 1]));
+    let (got, interrupted) = all(pool.imap([3, 1, 2, 1], nap));
     assert_eq!(got, [3, 1, 2, 1]);
     assert!(interrupted >= 3);
-    let (got, interrupted) = all(pool.imap_unordered(nap, [3, 1, 2, 1]));
+    let (got, interrupted) = all(pool.imap_unordered([3, 1, 2, 1], nap));
     assert_eq!(got, [1, 3, 2, 1]);
     assert!(interrupted >= 3);
 
     // Also while it waits for a slot.
     let blocker = pool.spawn(|| sleep(secs(2)));
     let other = pool.spawn(|| sleep(secs(2)));
-    let (got, interrupted) = all(pool.imap(nap, [1, 1]));
+    let (got, interrupted) = all(pool.imap([1, 1], nap));
     assert_eq!(got, [1, 1]);
     assert!(interrupted >= 2 && blocker.is_ready() && other.is_ready());
 }
@@ -653,12 +647,12 @@ fn dropping_an_iteration_early_leaves_nothing_running() {
             forever();
         }
     };
-    let mut ordered = pool.imap(work, items());
+    let mut ordered = pool.imap(items(), work);
     ordered.next().unwrap().unwrap();
     drop(ordered);
     assert_eq!((drops.count(), testing::live(), pool.free_count()), (drops.made(), before, 3));
 
-    let mut unordered = pool.imap_unordered(work, items());
+    let mut unordered = pool.imap_unordered(items(), work);
     unordered.next().unwrap().unwrap();
     drop(unordered);
     assert_eq!((drops.count(), testing::live(), pool.free_count()), (drops.made(), before, 3));
@@ -666,7 +660,7 @@ fn dropping_an_iteration_early_leaves_nothing_running() {
     // By a kill, which cannot wait while it unwinds.
     let user = spawn({
         let (pool, items) = (pool.clone(), items());
-        move || pool.map(work, items).len()
+        move || pool.map(items, work).len()
     });
     yield_now();
     yield_now();
@@ -686,18 +680,18 @@ fn a_destructor_that_unwinds_may_use_a_pool() {
             note(format!("{}", pool.try_spawn(|| ()).is_ok()));
             note(format!("{}", pool.spawn_timeout(HOUR, || ()).is_ok()));
             note(format!("{}", pool.apply(|| 1)));
-            note(format!("{:?}", pool.map(|n| n, 0..3)));
+            note(format!("{:?}", pool.map(0..3, |n| n)));
             note(format!("{}", pool.join()));
             note(format!("{}", pool.wait_available()));
         }
     }
     let (pool, seen) = (Pool::new(1), Rc::default());
     let uses = Uses(pool.clone(), Rc::clone(&seen));
-    let panicked = spawn(move || {
+    let panicked = spawn(move || -> () {
         let _uses = uses;
         oops()
     });
-    assert!(matches!(panicked.join(), Err::<(), _>(_)));
+    assert!(panicked.join().is_err());
     assert_eq!(*seen.borrow(), ["true", "false", "1", "[0, 1, 2]", "false", "false"]);
     assert!(pool.join());
     assert_eq!(pool.free_count(), 1);
@@ -736,7 +730,7 @@ fn slots_are_conserved_whatever_happens_at_random() {
                     if fate == 3 {
                         let _ = pool.spawn_timeout(Duration::from_millis(limit), work);
                     } else if fate == 4 {
-                        pool.imap_unordered(move |_| work.clone()(), 0..limit).take(2).for_each(drop);
+                        pool.imap_unordered(0..limit, move |_| work.clone()()).take(2).for_each(drop);
                     } else {
                         pool.spawn(work);
                     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use switchgrass::queue::{GetError, LifoQueue, PriorityQueue, PutError, Queue};
-use switchgrass::{Greenlet, joinall, scope, sleep, spawn, testing, timeout, yield_now};
+use switchgrass::{Greenlet, joinall, scope, sleep, spawn, testing, timeout, wait, yield_now};
 
 use crate::util::{Clock, Drops, HOUR, Log, catch, is_exit, text, time_limit};
 
@@ -617,6 +617,51 @@ fn a_destructor_that_unwinds_may_do_what_does_not_wait() {
     assert!(panicked.join().is_err());
     assert_eq!(*seen.borrow(), [Ok(1), Err(GetError::Empty), Err(GetError::Empty)]);
     assert_eq!(queue.get(), Ok(2));
+}
+
+#[test]
+fn a_queue_is_waited_for_with_others_and_nothing_is_taken() {
+    testing::virtual_clock();
+    let queues: [Rc<Queue<i32>>; 4] =
+        [Queue::unbounded(), Queue::bounded(0), Queue::unbounded(), Queue::unbounded()].map(Rc::new);
+    let refs = || queues.iter().map(|queue| &**queue);
+    let place = |ready: Vec<&Queue<i32>>| -> Vec<usize> {
+        ready.into_iter().map(|queue| refs().position(|other| std::ptr::eq(other, queue)).unwrap()).collect()
+    };
+    assert_eq!(place(wait(refs(), None, Some(SECOND))), [0; 0]);
+
+    let waiting = spawn({
+        let queues = queues.clone();
+        move || wait(queues.iter().map(|queue| &**queue), Some(3), None).len()
+    });
+    yield_now();
+    // An item; a shutdown; and somebody with an item where there is no room.
+    queues[2].put(1).unwrap();
+    queues[3].shutdown();
+    let putting = put(&queues[1], 2);
+    assert_eq!(waiting.join().unwrap(), 3);
+    assert_eq!(place(wait(refs(), None, Some(SECOND))), [1, 2, 3]);
+    assert_eq!((queues[2].get(), queues[1].get()), (Ok(1), Ok(2)));
+    putting.join().unwrap().unwrap();
+    assert_eq!(place(wait(refs(), None, Some(SECOND))), [3]);
+
+    // What comes back from one who dies can be had, too.
+    let victim = get(&queues[0]);
+    yield_now();
+    let waiting = spawn({
+        let queue = Rc::clone(&queues[0]);
+        move || wait([&*queue], None, None).len()
+    });
+    yield_now();
+    queues[0].put(3).unwrap();
+    yield_now();
+    assert!(victim.is_ready() && !waiting.is_ready(), "it went to who gets");
+    let victim = get(&queues[0]);
+    yield_now();
+    queues[0].put(4).unwrap();
+    victim.kill();
+    assert_eq!(waiting.join().unwrap(), 1);
+    assert_eq!(queues[0].get(), Ok(4));
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! `wait` and `iwait`.
 
+use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use switchgrass::process::Command;
 use switchgrass::sync::{AsyncResult, Event, Semaphore};
-use switchgrass::{Waitable, iwait, sleep, spawn, spawn_later, testing, wait, yield_now};
+use switchgrass::threadpool::ThreadPool;
+use switchgrass::{FdWait, Waitable, io, iwait, sleep, spawn, spawn_later, testing, wait, yield_now};
 
 use crate::util::{Log, secs};
 
@@ -109,4 +112,31 @@ fn wait_for_what_another_thread_does() {
 fn waiting_for_ten_thousand_takes_no_square_of_time() {
     let greenlets: Vec<_> = (0..10_000).map(|n| spawn(move || n)).collect();
     assert_eq!(iwait(&greenlets).filter_map(|greenlet| greenlet.value()).sum::<i32>(), 49_995_000);
+}
+
+#[test]
+fn what_a_greenlet_can_wait_for_can_be_waited_for_among_others() {
+    let child = spawn(|| assert!(Command::new("true").status().unwrap().success()));
+    let job = ThreadPool::new(1).spawn(|| 7);
+    let job = spawn(move || assert_eq!(job.join().unwrap(), 7));
+    let never = Event::new();
+    let objects: [&dyn Waitable; 3] = [&never, &child, &job];
+    assert_eq!(wait(objects, Some(2), None).len(), 2);
+    child.join().unwrap();
+    job.join().unwrap();
+}
+
+#[test]
+fn a_descriptor_is_waited_for_among_other_things() {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let (readable, writable) = (FdWait::readable(&reader).unwrap(), FdWait::writable(&writer).unwrap());
+    let event = Event::new();
+    let objects: [&dyn Waitable; 3] = [&readable, &event, &writable];
+    assert_eq!(wait(objects, Some(1), None).len(), 1, "there is room to write");
+    let _writing = spawn(move || writer.write_all(b"!").unwrap());
+    let ready = wait(objects, Some(2), None);
+    assert!(ready.iter().any(|ready| std::ptr::addr_eq(*ready, &raw const readable)));
+    drop(reader);
+    yield_now();
+    assert_eq!(testing::live(), 0, "no greenlet is left that waits");
 }

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use switchgrass::net::{TcpListener, TcpStream};
-use switchgrass::server::{Stopped, StreamServer};
+use switchgrass::net::{TcpListener, TcpStream, UnixStream};
+use switchgrass::server::{AfterError, Stopped, StreamServer, UnixStreamServer};
 use switchgrass::{Builder, current, park, sleep, spawn, testing, yield_now};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -185,7 +185,7 @@ fn a_listener_that_was_told_not_to_wait_waits() {
     server.start();
     many_turns();
     assert!(ask(&connect(&server)));
-    assert_eq!(server.statistics().accept_errors, 0);
+    assert_eq!(server.statistics().errors, 0);
 }
 
 #[test]
@@ -680,7 +680,7 @@ fn without_descriptors_the_server_pauses_ever_longer_and_then_serves_again() {
     set_descriptor_limit(64);
     testing::virtual_clock();
     let server = serve(echo);
-    let errors = || server.statistics().accept_errors;
+    let errors = || server.statistics().errors;
     assert!(ask(&connect(&server)));
     until(|| server.connections() == 0);
     let mut hoard = hoard();
@@ -727,12 +727,12 @@ fn without_descriptors_the_end_of_a_connection_ends_the_pause() {
     hoard.pop();
     let second = connect(&server);
     sleep(HOUR);
-    let (before, errors) = (testing::now(), server.statistics().accept_errors);
+    let (before, errors) = (testing::now(), server.statistics().errors);
 
     drop(first);
     assert!(ask(&second));
     assert_eq!(testing::now(), before);
-    assert_eq!(server.statistics().accept_errors, errors);
+    assert_eq!(server.statistics().errors, errors);
 }
 
 /// The same in real time: what a server that spins would show.
@@ -750,9 +750,243 @@ fn a_server_without_descriptors_uses_no_time() {
     let client = connect(&server);
     sleep(Duration::from_millis(200));
     // 5 in time, some more or fewer on a machine that is busy; hundreds of thousands when spinning.
-    assert!((1..100).contains(&server.statistics().accept_errors));
+    assert!((1..100).contains(&server.statistics().errors));
     hoard.clear();
     assert!(ask(&client));
+}
+
+#[test]
+fn the_policy_for_errors_is_asked_and_obeyed() {
+    let listener = TcpListener::bind(own_address()).unwrap();
+    let same = listener.try_clone().unwrap();
+    let asked = Rc::new(Cell::new(0));
+    let count = Rc::clone(&asked);
+    let server = StreamServer::new(listener, echo).unwrap().after_error(move |error| {
+        assert_eq!(AfterError::usual(error), AfterError::Close);
+        count.set(count.get() + 1);
+        match count.get() {
+            1..=2 => AfterError::Skip,
+            3 => AfterError::Pause,
+            _ => AfterError::Close,
+        }
+    });
+    testing::virtual_clock();
+    let start = testing::now();
+    TcpStream::from(OwnedFd::from(same)).shutdown(Shutdown::Both).unwrap();
+    let error = server.serve_forever().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    assert_eq!((asked.get(), server.statistics().errors), (4, 4));
+    assert_eq!(testing::now() - start, Duration::from_millis(10));
+}
+
+#[test]
+fn a_policy_that_panics_closes_the_server() {
+    let listener = TcpListener::bind(own_address()).unwrap();
+    let same = listener.try_clone().unwrap();
+    let server = StreamServer::new(listener, echo)
+        .unwrap()
+        .after_error(|_| std::panic::resume_unwind(Box::new("no idea")));
+    server.start();
+    TcpStream::from(OwnedFd::from(same)).shutdown(Shutdown::Both).unwrap();
+    let error = server.serve_forever().unwrap_err();
+    assert!(error.to_string().contains("`after_error` has panicked"), "{error}");
+    assert!(server.is_closed());
+}
+
+#[test]
+fn a_policy_may_close_its_server() {
+    let listener = TcpListener::bind(own_address()).unwrap();
+    let same = listener.try_clone().unwrap();
+    let own = Rc::new(OnceCell::<StreamServer>::new());
+    let of_policy = Rc::clone(&own);
+    let server = StreamServer::new(listener, echo).unwrap().after_error(move |_| {
+        of_policy.get().unwrap().stop(Duration::ZERO);
+        unreachable!("the greenlet that asks ends by that");
+    });
+    own.set(server.clone()).unwrap();
+    server.start();
+    TcpStream::from(OwnedFd::from(same)).shutdown(Shutdown::Both).unwrap();
+    server.serve_forever().unwrap();
+    assert!(server.is_closed());
+}
+
+// ---- Pausing, and another listener ----------------------------------------------------------------------------------
+
+#[test]
+fn who_connects_while_the_server_does_not_accept_waits_in_the_kernel() {
+    let server = serve(echo);
+    let first = connect(&server);
+    assert!(ask(&first));
+    server.stop_accepting();
+    let second = connect(&server);
+    many_turns();
+    assert_eq!(server.statistics().accepted, 1);
+    assert!(ask(&first));
+    server.start_accepting();
+    assert!(ask(&second));
+}
+
+#[test]
+fn the_state_of_a_server_can_be_asked() {
+    let server = StreamServer::bind(own_address(), echo).unwrap().max_connections(1);
+    let state = || (server.is_started(), server.is_accepting(), server.is_full(), server.is_closed());
+    assert_eq!(state(), (false, false, false, false));
+    server.stop_accepting();
+    assert_eq!(state(), (false, false, false, false));
+    server.start();
+    assert_eq!(state(), (true, true, false, false));
+    let client = connect(&server);
+    assert!(ask(&client));
+    assert_eq!(state(), (true, true, true, false));
+    server.stop_accepting();
+    server.start();
+    assert_eq!(state(), (true, false, true, false), "start does not undo a pause");
+    server.start_accepting();
+    server.start_accepting();
+    assert_eq!(state(), (true, true, true, false));
+    server.stop(Duration::ZERO);
+    assert_eq!(state(), (true, false, false, true));
+    server.start_accepting();
+    assert_eq!(state(), (true, false, false, true));
+}
+
+#[test]
+fn serve_forever_outlasts_a_pause() {
+    let server = serve(echo);
+    let serving = spawn({
+        let server = server.clone();
+        move || server.serve_forever()
+    });
+    yield_now();
+    server.stop_accepting();
+    many_turns();
+    assert!(!serving.is_ready());
+    server.close();
+    serving.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_server_can_be_stopped_while_it_does_not_accept() {
+    let server = serve(echo);
+    server.stop_accepting();
+    let waits = connect(&server);
+    assert_eq!(server.stop(HOUR), Stopped { finished: 0, killed: 0 });
+    assert!(is_refused(&server) && is_closed(&waits));
+}
+
+#[test]
+fn another_listener_takes_over_and_nobody_is_refused() {
+    let server = StreamServer::bind(own_address(), echo).unwrap().max_accept(2);
+    server.start();
+    let (first, old_address) = (connect(&server), server.local_addr());
+    assert!(ask(&first));
+    // Connected, and not accepted when the other listener comes: the server has not run since.
+    let waiting: Vec<TcpStream> =
+        (0..5).map(|_| std::net::TcpStream::connect(old_address).unwrap().into()).collect();
+    let new = TcpListener::bind(own_address()).unwrap();
+    let early = std::net::TcpStream::connect(new.local_addr().unwrap()).unwrap().into();
+    server.set_listener(new).unwrap();
+    assert_ne!(server.local_addr(), old_address);
+
+    assert!(waiting.iter().all(ask));
+    assert!(ask(&early) && ask(&connect(&server)) && ask(&first));
+    assert!(TcpStream::connect(old_address).is_err());
+    assert_eq!(server.statistics().accepted, 8);
+}
+
+#[test]
+fn a_listener_that_is_replaced_again_and_again_loses_nobody() {
+    let server = serve(echo);
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.extend(
+            (0..3).map(|_| TcpStream::from(std::net::TcpStream::connect(server.local_addr()).unwrap())),
+        );
+        server.set_listener(TcpListener::bind(own_address()).unwrap()).unwrap();
+    }
+    assert!(clients.iter().all(ask));
+}
+
+#[test]
+fn a_handle_on_the_same_socket_may_replace_the_listener() {
+    let listener = TcpListener::bind(own_address()).unwrap();
+    let same = listener.try_clone().unwrap();
+    let server = StreamServer::new(listener, echo).unwrap();
+    server.start();
+    let address = server.local_addr();
+    server.set_listener(same).unwrap();
+    assert_eq!(server.local_addr(), address);
+    assert!(ask(&connect(&server)));
+}
+
+#[test]
+fn a_full_server_empties_the_old_listener_one_by_one() {
+    let server = StreamServer::bind(own_address(), echo).unwrap().max_connections(1);
+    server.start();
+    let first = connect(&server);
+    assert!(ask(&first));
+    let second: TcpStream = std::net::TcpStream::connect(server.local_addr()).unwrap().into();
+    server.set_listener(TcpListener::bind(own_address()).unwrap()).unwrap();
+    let third = connect(&server);
+    many_turns();
+    assert_eq!(server.statistics().accepted, 1);
+    drop(first);
+    assert!(ask(&second));
+    drop(second);
+    assert!(ask(&third));
+}
+
+#[test]
+fn a_server_that_does_not_accept_goes_over_when_it_does_again() {
+    let server = StreamServer::bind(own_address(), echo).unwrap();
+    let early = connect(&server);
+    server.set_listener(TcpListener::bind(own_address()).unwrap()).unwrap();
+    many_turns();
+    assert!(!server.is_started());
+    server.start();
+    assert!(ask(&early) && ask(&connect(&server)));
+}
+
+#[test]
+fn a_closed_server_takes_no_listener() {
+    let server = serve(echo);
+    server.close();
+    let error = server.set_listener(TcpListener::bind(own_address()).unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotConnected);
+}
+
+// ---- Unix sockets -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_unix_server_serves_as_one_of_tcp_does() {
+    let path = std::env::temp_dir().join(format!("switchgrass-{}-stream-server", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let server = UnixStreamServer::bind(&path, |mut stream, peer| {
+        assert!(peer.is_unnamed());
+        let mut byte = [0];
+        while let Ok(1) = stream.read(&mut byte) {
+            stream.write_all(&byte).unwrap();
+        }
+    })
+    .unwrap()
+    .max_connections(1);
+    assert_eq!(server.local_addr().as_pathname(), Some(&*path));
+    server.start();
+    let ask = |mut client: &UnixStream| {
+        client.write_all(b"?").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+    };
+    let first = UnixStream::connect(&path).unwrap();
+    ask(&first);
+    let second = UnixStream::connect(&path).unwrap();
+    drop(first);
+    ask(&second);
+    assert_eq!((server.connections(), server.is_full()), (1, true));
+    assert_eq!(server.stop(Duration::ZERO), Stopped { finished: 0, killed: 1 });
+    assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    // The file is the caller's to remove.
+    assert_eq!(UnixStreamServer::bind(&path, |_, _| {}).unwrap_err().kind(), ErrorKind::AddrInUse);
+    std::fs::remove_file(&path).unwrap();
 }
 
 // ---- Looking ----------------------------------------------------------------------------------------------------------

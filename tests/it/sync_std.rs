@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use switchgrass::channel::{self, Sender};
 use switchgrass::sync::{
     Barrier, Condvar, Event, LazyLock, Mutex, Once, OnceLock, ReentrantMutex, RwLock, RwLockReadGuard,
     RwLockWriteGuard, Semaphore, TryLockError,
 };
 use switchgrass::{Greenlet, joinall, scope, sleep, spawn, testing, timeout, yield_now};
 
-use crate::util::{Clock, Drops, HOUR, Log, OnDrop, catch, is_exit, secs, text, time_limit};
+use crate::util::{Clock, Drops, HOUR, Log, OnDrop, catch, forever, is_exit, secs, text, time_limit};
 
 fn panic_on_purpose() -> ! {
     resume_unwind(Box::new("on purpose"))
@@ -72,7 +73,7 @@ fn visitors(lock: &Rc<RwLock<()>>, log: &Log, names: &[&'static str]) -> Vec<Gre
 #[test]
 fn readers_share_and_a_waiting_writer_is_not_overtaken() {
     let (lock, log) = (Rc::new(RwLock::new(())), Log::new());
-    joinall(&visitors(&lock, &log, &["r1", "r2", "w1", "r3", "r4", "w2", "r5"]));
+    joinall(visitors(&lock, &log, &["r1", "r2", "w1", "r3", "r4", "w2", "r5"]));
     assert_eq!(log.take(), "+r1 +r2 -r1 -r2 +w1 -w1 +r3 +r4 -r3 -r4 +w2 -w2 +r5 -r5");
 }
 
@@ -875,6 +876,35 @@ fn one_that_is_given_up_at_the_end_of_its_thread_stands_in_nobodys_way() {
 }
 
 #[test]
+fn what_cannot_be_sent_at_the_end_of_a_thread_is_dropped_when_the_channel_is_free() {
+    struct Looks(Sender<Option<Looks>>, Drops);
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            assert_eq!(self.0.len(), 1);
+            drop(self.1.guard());
+        }
+    }
+    time_limit();
+    let looked = Drops::new();
+    let thread = thread::spawn({
+        let looked = looked.clone();
+        move || {
+            let (tx, rx) = channel::bounded(1);
+            tx.send(None).unwrap();
+            drop(spawn(move || {
+                let _rx = rx;
+                assert!(is_exit(&catch(|| forever())));
+                let message = Looks(tx.clone(), looked.clone());
+                drop(catch(|| tx.send(Some(message))));
+            }));
+            yield_now();
+        }
+    });
+    thread.join().unwrap();
+    assert_eq!(looked.count(), 1);
+}
+
+#[test]
 fn who_waits_when_its_thread_ends_leaves_the_line_and_passes_on_what_it_was_given() {
     time_limit();
     let shared = Arc::new((Semaphore::new(0), RwLock::new(())));
@@ -950,8 +980,8 @@ fn a_destructor_that_waits_while_it_unwinds_is_not_missed() {
             while !shared.2.load(Ordering::Relaxed) {
                 *shared.0.lock().unwrap() += 1;
                 *shared.1.write().unwrap() += 1;
-                // Not one after the other without a gap: the other one would be in line again each time.
-                thread::yield_now();
+                // Not one after the other without a gap: the other thread would seldom get in between.
+                (0..100).for_each(|_| std::hint::spin_loop());
             }
         }
     });

@@ -193,12 +193,13 @@ fn many_jobs_at_once_never_exceed_max() {
     static RUNNING: AtomicUsize = AtomicUsize::new(0);
     static MOST: AtomicUsize = AtomicUsize::new(0);
     let pool = ThreadPool::new(3);
-    let squares = pool.map(0..200_u64, |n| {
+    let square = |n| {
         MOST.fetch_max(RUNNING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         thread::yield_now();
         RUNNING.fetch_sub(1, Ordering::SeqCst);
         n * n
-    });
+    };
+    let squares = pool.map(0..200_u64, square);
     assert!(squares.into_iter().eq((0..200).map(|n| n * n)));
     assert!((1..=3).contains(&MOST.load(Ordering::SeqCst)));
 }

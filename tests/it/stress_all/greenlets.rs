@@ -172,9 +172,8 @@ fn unstarted(actor: &Actor) {
                 actor.pause();
                 greenlet.kill_nowait();
             }
-            match timeout(actor.time(), || greenlet.join()) {
-                Ok(Ok(made)) => check(made.number == number, || "another's result".to_owned()),
-                _ => {}
+            if let Ok(Ok(made)) = timeout(actor.time(), || greenlet.join()) {
+                check(made.number == number, || "another's result".to_owned());
             }
         }
     }
@@ -376,9 +375,9 @@ fn own_pool(actor: &Actor) {
     };
     let expected: Vec<_> = (0..count).map(|number| number * 10).collect();
     actor.limited(|| match actor.below(4) {
-        0 => check(pool.map(f, 0..count) == expected, || "another order".to_owned()),
+        0 => check(pool.map(0..count, f) == expected, || "another order".to_owned()),
         1 => {
-            let results = pool.imap(f, 0..count);
+            let results = pool.imap(0..count, f);
             let results: Vec<_> = results.map(Result::ok).collect();
             let fits =
                 |(result, expected): (&Option<u64>, &u64)| result.is_none_or(|result| result == *expected);
@@ -386,7 +385,7 @@ fn own_pool(actor: &Actor) {
             check(results.iter().zip(&expected).all(fits), || "another order".to_owned());
         }
         2 => {
-            let mut results: Vec<_> = pool.imap_unordered(f, 0..count).collect();
+            let mut results: Vec<_> = pool.imap_unordered(0..count, f).collect();
             check(results.len() == expected.len(), || format!("{} results", results.len()));
             results.retain(Result::is_ok);
             let mut values: Vec<_> = results.into_iter().flatten().collect();

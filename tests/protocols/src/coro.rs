@@ -1,0 +1,2 @@
+#[path = "../../../src/coro/unwind.rs"]
+pub(crate) mod unwind;
