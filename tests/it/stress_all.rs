@@ -27,7 +27,9 @@ use std::time::{Duration, Instant};
 
 use switchgrass::pool::{Group, Pool};
 use switchgrass::threadpool::{self, ThreadPool};
-use switchgrass::{Greenlet, Handle, Timeout, current, scope, sleep, spawn, testing, timeout, yield_now};
+use switchgrass::{
+    Greenlet, Handle, Timeout, current, dump, scope, sleep, spawn, testing, timeout, yield_now,
+};
 
 use self::flow::Flow;
 use self::items::Items;
@@ -196,7 +198,7 @@ impl World {
         }
     }
 
-    /// Who has not ended, and what it does.
+    /// Who has not ended, what it does, and where it is.
     fn report(&self) -> String {
         let names: Vec<_> = operations().map(|operation| operation.name).collect();
         let victims = self.victims.lock().unwrap();
@@ -206,7 +208,8 @@ impl World {
             format!("  {handle:?}: {doing}")
         });
         let lines: Vec<_> = lines.collect();
-        format!("{}\n{:?}\n{:?}", lines.join("\n"), self.locks, self.flow)
+        let lines = lines.join("\n");
+        format!("{lines}\n{:?}\n{:?}\n{}", self.locks, self.flow, dump::to_string())
     }
 
     /// Has everybody come to an end: from here on, what they wait for comes. Gives what is left to be got.
