@@ -100,7 +100,7 @@ mod tests {
             assert_eq!(next(), Some(Some(b"one".to_vec())));
             assert_eq!(next(), Some(Some(Vec::new())));
             assert_eq!(next(), Some(None));
-            assert_eq!(next(), Some(Some(long[1..].as_bytes().to_vec())));
+            assert_eq!(next(), Some(Some(long.as_bytes()[1..].to_vec())));
             assert_eq!(next(), Some(Some(b"last".to_vec())));
             assert_eq!(next(), None);
         }
