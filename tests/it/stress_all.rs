@@ -460,7 +460,7 @@ fn run_together(seed: u64, hubs: u64, plain: u64, roots: u64, steps: u64) -> Cou
     while begun.elapsed() < Duration::from_millis(20 + seeds.below(100))
         && !threads.iter().all(thread::JoinHandle::is_finished)
     {
-        thread::sleep(Duration::from_millis(1));
+        sleep(Duration::from_millis(1));
     }
     world.end();
     for thread in threads {

@@ -534,7 +534,9 @@ fn one_that_another_greenlet_cancels_when_it_is_due_leaves_an_unpark_its_effect(
     spawn(move || {
         sleep(secs(2));
         cell.borrow_mut().take();
-        handle.take().map(|handle: Handle| handle.unpark());
+        if let Some(handle) = handle.take() {
+            Handle::unpark(&handle);
+        }
     });
     let parked = spawn(move || {
         waiting.replace(Some(current()));

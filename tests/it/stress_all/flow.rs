@@ -115,6 +115,9 @@ where
     }
 }
 
+/// Gets what is still in one of the stores.
+type Drain<'a> = Box<dyn Fn(&World) + 'a>;
+
 impl Flow {
     pub(super) fn new() -> Self {
         Flow {
@@ -139,8 +142,8 @@ impl Flow {
     }
 
     /// Nothing more comes. Gives the functions that get what is there, until nothing can come any more.
-    pub(super) fn end(&self) -> Vec<Box<dyn Fn(&World) + '_>> {
-        let mut drains: Vec<Box<dyn Fn(&World) + '_>> = Vec::new();
+    pub(super) fn end(&self) -> Vec<Drain<'_>> {
+        let mut drains: Vec<Drain<'_>> = Vec::new();
         for queue in &self.queues {
             queue.shut_down();
             drains.push(Box::new(|world| {

@@ -172,9 +172,8 @@ fn unstarted(actor: &Actor) {
                 actor.pause();
                 greenlet.kill_nowait();
             }
-            match timeout(actor.time(), || greenlet.join()) {
-                Ok(Ok(made)) => check(made.number == number, || "another's result".to_owned()),
-                _ => {}
+            if let Ok(Ok(made)) = timeout(actor.time(), || greenlet.join()) {
+                check(made.number == number, || "another's result".to_owned());
             }
         }
     }
