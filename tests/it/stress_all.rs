@@ -583,16 +583,3 @@ fn on_many_threads_every_promise_is_kept_for_many_seeds() {
         run_together(seed, 1 + seed % 4, seed % 3, 4 + seed % 8, 10 << (seed % 5));
     });
 }
-#[test]
-fn zz_counts() {
-    refuse_panics();
-    let t = Instant::now();
-    let (_, a) = run_alone_on_a_thread(44, 12, 160);
-    let ta = t.elapsed();
-    let t = Instant::now();
-    let b = run_together(44, 4, 2, 12, 160);
-    println!("{ta:?} {:?}", t.elapsed());
-    for ((o, a), b) in operations().zip(a).zip(b) {
-        println!("{:30} {a} {b}", o.name);
-    }
-}
