@@ -36,7 +36,7 @@ refuses() {
 }
 
 for name in switch sleepers producer_consumer generators compute web_fetch chat port_forwarder \
-    udp_echo unix_socket prefork thread_pool processes three_models future_bridge crawler connection_pool; do
+    backdoor udp_echo unix_socket prefork thread_pool processes three_models future_bridge crawler connection_pool; do
     exactly "$name"
 done
 shows 'a greenlet each +[0-9]+' poetry

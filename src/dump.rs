@@ -169,12 +169,13 @@ impl Options {
     }
 
     fn wanted(&self) -> Wanted {
-        Wanted { traces: self.backtraces, frames: self.frames }
+        Wanted { traces: self.backtraces, frames: self.frames, only: None }
     }
 
     /// Asks the other hubs, and puts it all into words. Blocks the OS thread.
     fn finish(self, own: Option<(u64, Snapshot)>) -> String {
-        let asked = ask_others(self.wanted(), own.as_ref().map(|&(hub, _)| hub));
+        let wanted = self.wanted();
+        let asked = ask_others(own.as_ref().map(|&(hub, _)| hub), move |hub| hub.snapshot(wanted));
         let until = Instant::now() + self.patience;
         let mut text = String::new();
         let mut names = Names::new();
@@ -184,7 +185,7 @@ impl Options {
         }
         for hub in asked {
             match hub.wait(until) {
-                Some(Answer::Snapshot(snapshot)) => self.write_hub(&mut text, &snapshot, &mut names),
+                Some(Answer::Here(snapshot)) => self.write_hub(&mut text, &snapshot, &mut names),
                 Some(Answer::Busy { home, incarnation }) => {
                     self.write_busy(&mut text, home, incarnation, &mut names);
                 }

@@ -66,6 +66,7 @@
 #![deny(unsafe_code)]
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
+pub mod backdoor;
 pub mod channel;
 mod coro;
 mod descriptor;

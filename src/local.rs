@@ -17,6 +17,8 @@ use crate::task::{Inherit, LocalValue};
 /// request ids, the current span. A thread's main stack, a coroutine and a generator have values of their own, too, but only [`spawn`](crate::spawn) and its
 /// relatives inherit.
 ///
+/// A value that is to be inherited is `Clone`; if cloning it panics, so does the spawn, and there is no new greenlet.
+///
 /// A greenlet's values are dropped at its end, on its own stack, before those who join it go on.
 ///
 /// # Examples

@@ -3,7 +3,6 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -96,7 +95,7 @@ impl From<Elapsed> for std::io::Error {
 pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapsed> {
     unwind::require("timeout()");
     let hub = hub();
-    let scope = Scope::new(new_id(), hub.deadline(duration), false);
+    let scope = Scope::new(hub.new_id(), hub.deadline(duration), false);
     let task = hub.current();
     // SAFETY: the scope stays here until it is left, three lines on; nothing in between unwinds.
     unsafe { task.enter_scope(&scope) };
@@ -114,20 +113,12 @@ pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapse
     }
 }
 
-fn new_id() -> u64 {
-    thread_local! {
-        static LAST: Cell<u64> = const { Cell::new(0) };
-    }
-    LAST.set(LAST.get() + 1);
-    LAST.get()
-}
-
 /// A timeout that is started and cancelled by hand: gevent's `Timeout`. Where a call is to be limited, [`timeout()`] is simpler.
 ///
 /// When its time is up, the suspension point that its greenlet waits in (or the next one that it comes to) unwinds, once. Nobody catches that but
 /// `std::panic::catch_unwind`; [`is_cause_of`](Self::is_cause_of) tells whether it was this one. If nobody does, it ends the greenlet, like a panic without a message.
 ///
-/// It limits the greenlet that has started it. Dropping it cancels it.
+/// It limits the greenlet that has started it, and may be cancelled by another one of the thread. Dropping it cancels it.
 ///
 /// # Examples
 ///
@@ -141,6 +132,13 @@ fn new_id() -> u64 {
 /// assert!(overall.is_cause_of(&result.unwrap_err()));
 /// sleep(Duration::from_millis(1));    // it has fired: it is no limit any more
 /// overall.cancel();
+/// ```
+///
+/// It stays on its thread:
+///
+/// ```compile_fail,E0277
+/// let timeout = switchgrass::Timeout::start_new(std::time::Duration::MAX);
+/// std::thread::spawn(move || drop(timeout));
 /// ```
 #[derive(Debug)]
 #[must_use = "dropping it cancels it"]
@@ -181,7 +179,7 @@ impl Timeout {
         unwind::require("Timeout");
         self.cancel();
         let hub = hub();
-        let scope = Box::new(Scope::new(new_id(), hub.deadline(self.duration), true));
+        let scope = Box::new(Scope::new(hub.new_id(), hub.deadline(self.duration), true));
         let scope = NonNull::from(Box::leak(scope));
         let task = hub.current();
         // SAFETY: the box is freed by `cancel` only, after the scope was left; if this object is forgotten, never.

@@ -105,7 +105,12 @@ impl<P> Node<P> {
     }
 
     /// Makes this node number `number` of a select. `claim` must outlive its time in a queue.
+    ///
+    /// # Panics
+    ///
+    /// If it is in a queue, or was chosen: one operation belongs to one select at a time.
     pub(crate) fn claim_by(&self, claim: &Claim, number: usize) {
+        assert_eq!(self.state.load(Ordering::Relaxed), OUT, "an operation is in two selects at once");
         self.claim.set(claim);
         self.number.set(number);
     }

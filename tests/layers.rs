@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["greenlet", "net"],
     &["ready", "signal", "io"],
     &["process", "server", "pool"],
-    &["testing"],
+    &["backdoor", "testing"],
 ];
 
 #[test]

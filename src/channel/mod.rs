@@ -440,6 +440,13 @@ impl<T> Sender<T> {
 
 /// The receiving side of a channel. Clones are the same side: each message goes to one of them. When the last is dropped, so are the messages that nobody
 /// has received, and sending fails.
+///
+/// With messages that are not `Send`, both sides stay on their thread:
+///
+/// ```compile_fail,E0277
+/// let (_tx, rx) = switchgrass::channel::unbounded::<std::rc::Rc<()>>();
+/// std::thread::spawn(move || rx.recv());
+/// ```
 pub struct Receiver<T> {
     channel: Arc<Channel<T>>,
 }

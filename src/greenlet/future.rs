@@ -8,10 +8,15 @@ use std::task::{Context, Poll};
 
 use super::Greenlet;
 use crate::coro::unwind::Payload;
-use crate::task::Listener;
+use crate::task::{Ended, Listener};
+
+/// Forgets what the last poll has left. Only the one handle is polled, so there is one at most.
+pub(super) fn forget_waker(ended: &Ended) {
+    ended.remove(|listener| matches!(listener, Listener::Foreign(_)));
+}
 
 /// Ends when the greenlet does, with what [`join`](Greenlet::join) gives. On whichever executor: the greenlet stays on its own thread, which has to
-/// let its hub run.
+/// let its hub run. The result is given away with that: [`value`](Greenlet::value) and links that are made later have none.
 ///
 /// # Panics
 ///
@@ -23,8 +28,7 @@ impl<T> Future for Greenlet<T> {
         let this = self.get_mut();
         let ended = &this.handle.task().shared().ended;
         if !ended.is_set() {
-            // Only the one handle is polled: what is there is of its last poll.
-            ended.remove(|listener| matches!(listener, Listener::Foreign(_)));
+            forget_waker(ended);
             if ended.add(Listener::Foreign(context.waker().clone())).is_ok() {
                 return Poll::Pending;
             }

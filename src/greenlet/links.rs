@@ -116,6 +116,13 @@ impl<T: 'static> Greenlet<T> {
     /// Has `f` called when the greenlet has ended, by the event loop itself of the greenlet's thread; at once, by the caller, if it has already.
     ///
     /// For what is short and cannot wait: setting an event, counting. What would wait panics there. A panic goes no further than the panic hook. Does not switch.
+    ///
+    /// The greenlet may be of another thread, so `f` has to be `Send`:
+    ///
+    /// ```compile_fail,E0277
+    /// let count = std::rc::Rc::new(std::cell::Cell::new(0));
+    /// switchgrass::spawn(|| ()).rawlink(move || count.set(1));
+    /// ```
     pub fn rawlink(&self, f: impl FnOnce() + Send + 'static) -> LinkId {
         let number = hub().new_id();
         let listener = Listener::Call(number, Call(Box::new(f)));

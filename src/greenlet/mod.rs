@@ -131,13 +131,15 @@ where
     let hub = hub();
     origin.id = hub.new_id();
     origin.spawned_by = hub.current().shared.id;
+    // First, for cloning values is the user's code, which may unwind.
+    let locals = hub.current().bequeath_locals();
     let task = TaskRef::new(hub.home, origin, 1, Packet::new(f, unhandled));
     // SAFETY: the one handle that the task was made with; and the body is of the type given two lines above.
     let (handle, result) =
         unsafe { (task.adopt_handle(), NonNull::from(&task.body::<Packet<F, T>>().result)) };
     {
         let task = task.here().expect("it was made for this thread");
-        hub.current().bequeath_locals(task);
+        task.local.locals.set(locals);
         match start {
             Start::Now => task.make_ready(),
             Start::At(deadline) => hub.start_at(task, Some(deadline)),
@@ -269,6 +271,13 @@ impl Builder {
 /// ```compile_fail,E0277
 /// let greenlet = switchgrass::spawn(|| std::rc::Rc::new(()));
 /// std::thread::spawn(move || greenlet.join());
+/// ```
+///
+/// With one that is not `Sync`, only one thread has it at a time:
+///
+/// ```compile_fail,E0277
+/// let greenlet = switchgrass::spawn(|| std::cell::Cell::new(0));
+/// std::thread::scope(|s| { s.spawn(|| greenlet.value().map(|cell| cell.set(1))); });
 /// ```
 pub struct Greenlet<T> {
     handle: TaskHandle,
@@ -563,6 +572,10 @@ impl Drop for Private<'_> {
 impl<T> Drop for Greenlet<T> {
     #[inline]
     fn drop(&mut self) {
+        let ended = &self.handle.task().shared().ended;
+        if ended.is_awaited() {
+            future::forget_waker(ended);
+        }
         // SAFETY: the task, and with it the result part, is alive as long as `handle`.
         unsafe { self.result.as_ref() }.detach();
     }

@@ -14,13 +14,15 @@ use crate::coro::sample::{self, NoAnswer, Standing};
 use crate::coro::trace::{Frames, Inspection};
 use crate::sys::clock::Nanos;
 use crate::sys::mem::page_size;
-use crate::task::{Home, Kind, Letter, Message, Reason, State, Task};
+use crate::task::{Home, Kind, Letter, Message, Reason, State, Task, TaskRef};
 
 /// The tasks of one hub at one moment.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
+    /// The hub's number.
+    pub(crate) hub: u64,
     pub(crate) thread: String,
-    /// Oldest first: the thread's own, then the others in the order of their ids.
+    /// Oldest first: the thread's own, then the others in the order of their ids. Or the one that was asked for, if it is there.
     pub(crate) tasks: Vec<TaskView>,
     /// The backtraces that `tasks` refer to, each once.
     pub(crate) traces: Vec<Box<[usize]>>,
@@ -74,6 +76,8 @@ pub(crate) struct Wanted {
     pub(crate) traces: usize,
     /// So many frames of each.
     pub(crate) frames: usize,
+    /// The task with this id only.
+    pub(crate) only: Option<u64>,
 }
 
 /// The backtraces of a snapshot, each once.
@@ -128,6 +132,7 @@ impl Hub {
         let mut living = self.living();
         living.push(self.main.clone());
         let mut tasks: Vec<&Task> = living.iter().filter_map(|task| task.here()).collect();
+        tasks.retain(|task| wanted.only.is_none_or(|id| id == task.shared.id));
         tasks.sort_unstable_by_key(|task| task.shared.id);
         let now = self.read_clock();
         let views = tasks.iter().map(|task| {
@@ -143,7 +148,14 @@ impl Hub {
             self.view(task, trace, now)
         });
         let tasks = views.collect();
-        Snapshot { thread: self.home.thread_name(), tasks, traces: traces.into_list() }
+        Snapshot { hub: self.incarnation, thread: self.home.thread_name(), tasks, traces: traces.into_list() }
+    }
+
+    /// The task with this id, if it is one of this hub's and has not ended.
+    pub(crate) fn find(&self, id: u64) -> Option<TaskRef> {
+        let mut living = self.living();
+        living.push(self.main.clone());
+        living.into_iter().find(|task| task.shared().id == id)
     }
 
     fn view(&self, task: &Task, trace: Trace, now: Nanos) -> TaskView {
@@ -203,16 +215,16 @@ fn stack_of(task: &Task) -> Range<usize> {
 
 /// A hub of another thread that was asked.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Asked<T> {
     home: &'static Home,
     incarnation: u64,
-    answer: mpsc::Receiver<Snapshot>,
+    answer: mpsc::Receiver<T>,
 }
 
 /// What came of it.
 #[derive(Debug)]
-pub(crate) enum Answer {
-    Snapshot(Snapshot),
+pub(crate) enum Answer<T> {
+    Here(T),
     /// It has not come back to its loop in time.
     Busy {
         home: &'static Home,
@@ -220,17 +232,21 @@ pub(crate) enum Answer {
     },
 }
 
-/// Asks all hubs of the process but one.
-pub(crate) fn ask_others(wanted: Wanted, own: Option<u64>) -> Vec<Asked> {
+/// Asks all hubs of the process but one. The question is put in each hub's loop, so it must not wait.
+pub(crate) fn ask_others<T: Send + 'static>(
+    own: Option<u64>,
+    question: impl Fn(&Hub) -> T + Clone + Send + 'static,
+) -> Vec<Asked<T>> {
     let others = Home::inhabited().into_iter().filter(|&(_, incarnation)| Some(incarnation) != own);
     others
         .map(|(home, incarnation)| {
             let (answer_to, answer) = mpsc::channel();
+            let question = question.clone();
             home.post(
                 incarnation,
                 Message::Call(Letter::new(move || {
                     if let Some(hub) = super::existing() {
-                        let _ = answer_to.send(hub.snapshot(wanted));
+                        let _ = answer_to.send(question(hub));
                     }
                 })),
             );
@@ -239,11 +255,11 @@ pub(crate) fn ask_others(wanted: Wanted, own: Option<u64>) -> Vec<Asked> {
         .collect()
 }
 
-impl Asked {
+impl<T> Asked<T> {
     /// Waits for the answer, and blocks this OS thread meanwhile. `None`: that hub has gone.
-    pub(crate) fn wait(self, until: Instant) -> Option<Answer> {
+    pub(crate) fn wait(self, until: Instant) -> Option<Answer<T>> {
         match self.answer.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(snapshot) => Some(Answer::Snapshot(snapshot)),
+            Ok(answer) => Some(Answer::Here(answer)),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 Some(Answer::Busy { home: self.home, incarnation: self.incarnation })
             }

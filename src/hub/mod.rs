@@ -173,11 +173,12 @@ impl Drop for CloseAtThreadEnd {
             return;
         }
         // SAFETY: the pointer in HUB is valid until the next lines, and only this thread has it.
-        if unsafe { &*hub }.close() {
+        if let Some(unread) = unsafe { &*hub }.close() {
             HUB.set(ptr::null());
             // SAFETY: it came from Box::into_raw in `create`. All tasks have ended or are never run again, so nobody
             // has a reference to the hub any more.
             drop(unsafe { Box::from_raw(hub.cast_mut()) });
+            drop(unread);
         }
     }
 }

@@ -63,7 +63,7 @@ impl Hub {
         let mut text = String::from(
             "this would block forever: nothing is ready, and no timer, descriptor or other thread is left that could make anything ready",
         );
-        let snapshot = self.snapshot(Wanted { traces: TRACES, frames: FRAMES });
+        let snapshot = self.snapshot(Wanted { traces: TRACES, frames: FRAMES, only: None });
         let _ = tree::write_tree(&mut text, &snapshot, &mut Names::new(), 2, LISTED);
         text
     }

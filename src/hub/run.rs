@@ -91,7 +91,9 @@ impl Hub {
     pub(super) fn in_loop<R>(&self, f: impl FnOnce() -> R) -> R {
         self.no_waiting.set(true);
         self.special.set(true);
+        let guard = AbortIfPanic("a destructor that the event loop runs has panicked");
         let result = f();
+        std::mem::forget(guard);
         self.no_waiting.set(self.is_closing());
         self.special.set(self.is_closing() || self.traced.get());
         result

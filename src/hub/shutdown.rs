@@ -14,17 +14,17 @@ use super::record::Cause;
 use super::{Hub, State};
 use crate::coro::unwind;
 use crate::sys;
-use crate::task::GreenletExit;
+use crate::task::{GreenletExit, Message};
 
 /// How many more waits each task may be refused before it is given up.
 const PATIENCE: u32 = 64;
 
 impl Hub {
-    /// Unwinds what is left. `false`: this is no place to do that from, leave everything as it is.
-    pub(super) fn close(&self) -> bool {
+    /// Unwinds what is left. Gives what is to be dropped after the hub. `None`: this is no place to do that from, leave everything as it is.
+    pub(super) fn close(&self) -> Option<Vec<Message>> {
         let living = self.living();
         if !self.is_main(self.current()) || self.no_waiting.get() {
-            return false;
+            return None;
         }
         self.home.refuse_signals();
         let refusals =
@@ -67,8 +67,7 @@ impl Hub {
         if let Some(main) = self.main.here() {
             main.local.state.set(State::Dead);
         }
-        self.home.move_out();
-        true
+        Some(self.home.move_out())
     }
 
     fn run_while_closing(&self) {

@@ -305,7 +305,7 @@ impl Hub {
     pub(super) fn refuse_to_suspend(&self, reason: Reason) {
         assert!(
             self.closing.get().is_some(),
-            "blocking call ({reason}) in the event loop itself: a destructor that the loop runs must not wait"
+            "blocking call ({reason}) in the event loop itself: a raw link, or a destructor that the loop runs, must not wait (a `link` may)"
         );
         self.deny_while_closing();
     }

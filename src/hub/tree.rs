@@ -247,7 +247,7 @@ impl Doing {
             Doing::Waits(reason) => reason.text,
             Doing::Switched => "suspended in a switch: waits for somebody to switch to it",
             Doing::Exchanges => "waits in a generator's send or yield",
-            Doing::NotStarted if kind == Kind::Greenlet => "waits for its time to start",
+            Doing::NotStarted if kind == Kind::Greenlet => "is not started yet",
             Doing::NotStarted => "was never switched to",
         }
     }

@@ -1,10 +1,12 @@
 //! Descriptors: the few calls that std does not offer.
 
 use std::io;
-use std::mem::{ManuallyDrop, MaybeUninit};
+use std::mem::{ManuallyDrop, MaybeUninit, offset_of};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr as UnixAddr;
+use std::path::Path;
 use std::slice;
 
 use super::check;
@@ -122,4 +124,28 @@ pub(crate) fn is_read_closed(fd: BorrowedFd<'_>) -> bool {
     const CLOSED: libc::c_short = libc::POLLHUP;
     let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: CLOSED, revents: 0 };
     poll(slice::from_mut(&mut entry)).is_ok() && entry.revents & (CLOSED | libc::POLLHUP) != 0
+}
+
+/// Gives a Unix socket its path, and does not listen yet: std does both at once.
+pub(crate) fn bind_unix(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = path.as_os_str().as_bytes();
+    // SAFETY: numbers only, for which zero is a value.
+    let mut address: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    // An empty path, or one that begins with a zero, would be a name that is no file's.
+    if path.is_empty() || path.contains(&0) || path.len() >= address.sun_path.len() {
+        let text = format!(
+            "the path of a Unix socket has 1 to {} bytes, none of them zero, and this one has {}",
+            address.sun_path.len() - 1,
+            path.len()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    for (to, &byte) in address.sun_path.iter_mut().zip(path) {
+        *to = byte as libc::c_char;
+    }
+    let len = offset_of!(libc::sockaddr_un, sun_path) + path.len() + 1;
+    // SAFETY: `address` is valid for reading `len` bytes: the path and the zero after it fit, as was just checked.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len as libc::socklen_t) })
+        .map(drop)
 }

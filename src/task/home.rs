@@ -210,15 +210,17 @@ impl Home {
         self.thread.store(0, Ordering::Release);
     }
 
-    /// The hub is gone: later messages are dropped, and another thread may move in.
-    pub(crate) fn move_out(&'static self) {
+    /// The hub is gone: later messages are dropped, and another thread may move in. What was not read is given back, to be dropped when
+    /// nobody finds the hub any more: destructors of the user's may be in it.
+    pub(crate) fn move_out(&'static self) -> Vec<Message> {
         HERE.set(None);
-        drop(self.inbox.close());
+        let left = self.inbox.close();
         self.ready.clear();
         self.tell_sent.set(None);
         self.cells.clear();
         *lock(&self.alarm) = None;
         lock(&HOMES).empty.push(self);
+        left
     }
 
     /// The homes of all hubs that there are now.

@@ -46,16 +46,14 @@ impl Task {
         before
     }
 
-    /// Gives a new task what it inherits from this one, which spawns it.
+    /// What a new task inherits from this one, which spawns it.
     #[inline]
-    pub(crate) fn bequeath_locals(&self, heir: &Task) {
-        if self.has_locals() {
-            self.bequeath_slowly(heir);
-        }
+    pub(crate) fn bequeath_locals(&self) -> Option<Box<Locals>> {
+        if self.has_locals() { self.bequeath_slowly() } else { None }
     }
 
     #[cold]
-    fn bequeath_slowly(&self, heir: &Task) {
+    fn bequeath_slowly(&self) -> Option<Box<Locals>> {
         let inherited: Vec<_> = self.with_locals(|locals| {
             let values = locals.map(|locals| locals.0.borrow());
             let values = values.iter().flat_map(|values| values.iter().enumerate());
@@ -63,9 +61,12 @@ impl Task {
                 .filter_map(|(number, local)| Some((number, local.clone()?, local.as_ref()?.inherit?)))
                 .collect()
         });
+        let mut values: Vec<Option<LocalValue>> = Vec::new();
         for (number, local, inherit) in inherited {
-            heir.set_local(number, LocalValue { value: inherit(&*local.value), ..local });
+            values.resize_with(number, || None);
+            values.push(Some(LocalValue { value: inherit(&*local.value), ..local }));
         }
+        (!values.is_empty()).then(|| Box::new(Locals(RefCell::new(values))))
     }
 
     /// The task is over: drops its values, the latest keys first. What panics there has nobody to panic to.

@@ -149,6 +149,12 @@ impl Ended {
         self.state.load(Ordering::Acquire) == ENDED
     }
 
+    /// Whether it goes on, and somebody may wait for the end.
+    #[inline]
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == AWAITED
+    }
+
     /// It has ended: tells all who wait, in the order in which they came.
     pub(crate) fn set(&self) {
         self.set_by(|tell| tell());

@@ -9,7 +9,7 @@ use switchgrass::channel::{
 };
 use switchgrass::{GreenletExit, joinall, scope, select, sleep, spawn, testing, timeout, yield_now};
 
-use crate::util::{Drops, Log, secs, time_limit};
+use crate::util::{Drops, Log, catch, secs, text, time_limit};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -436,6 +436,26 @@ fn a_sleeping_hub_is_woken_by_a_message_from_another() {
     ready_rx.recv().unwrap();
     tx.send(1).unwrap();
     thread.join().unwrap();
+}
+
+#[test]
+fn an_operation_that_is_in_two_selects_at_once_is_refused() {
+    use switchgrass::channel::select::{Patience, Receive, select};
+    let (tx, rx) = bounded::<u32>(0);
+    let operation = Receive::new(&rx);
+    let twice = catch(|| select(&[&operation, &operation], Patience::Forever));
+    assert!(text(&twice.unwrap_err()).contains("two selects"));
+    assert_eq!(tx.try_send(1), Err(TrySendError::Full(1)), "it is in no queue any more");
+}
+
+#[test]
+fn a_clone_of_a_waiter_that_was_forgotten_holds_up_nobody() {
+    let (tx, rx) = bounded(0);
+    std::mem::forget(rx.clone());
+    let waiting = spawn(move || rx.recv());
+    yield_now();
+    tx.send(7).unwrap();
+    assert_eq!(waiting.join().unwrap(), Ok(7));
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn each_way_to_be_suspended_has_its_words_and_frames() {
             assert!(trace(&text, start).iter().any(|name| name.contains(frame)), "{start}, {frame}: {text}");
         }
         assert!(line(&text, "coroutine 3").0.contains("was never switched to"), "{text}");
-        assert!(line(&text, "greenlet 5").0.contains("waits for its time to start"), "{text}");
+        assert!(line(&text, "greenlet 5").0.contains("is not started yet"), "{text}");
         assert!(trace(&text, "coroutine 3").is_empty(), "{text}");
         yielder.kill_nowait();
     });

@@ -1,7 +1,12 @@
 //! Greenlets and `async`, with crates that know nothing of each other.
 
 use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake};
 
 use futures::StreamExt;
 use futures::channel::{mpsc, oneshot};
@@ -149,4 +154,78 @@ fn an_async_mutex_is_shared_by_greenlets_that_block_on_it() {
         .collect();
     joinall(&greenlets);
     assert_eq!(*block_on(mutex.lock()), 10);
+}
+
+#[test]
+fn a_greenlet_that_was_polled_and_then_dropped_keeps_no_waker() {
+    let count = Arc::new(Counter::default());
+    let waker = Arc::clone(&count).into();
+    let mut polled = spawn(yield_now);
+    for _ in 0..3 {
+        assert!(Pin::new(&mut polled).poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    assert_eq!(Arc::strong_count(&count), 3, "one of the last poll");
+    drop(polled);
+    assert_eq!(Arc::strong_count(&count), 2);
+    yield_now();
+    yield_now();
+    assert_eq!((testing::live(), count.0.load(Ordering::SeqCst)), (0, 0), "it went on, and woke nobody");
+}
+
+#[test]
+fn a_greenlet_that_was_polled_can_be_joined_linked_and_killed() {
+    let count = Arc::new(Counter::default());
+    let waker = Arc::clone(&count).into();
+    let mut context = Context::from_waker(&waker);
+    let mut joined = spawn(|| 7);
+    assert!(Pin::new(&mut joined).poll(&mut context).is_pending());
+    let linked = Rc::new(Cell::new(0));
+    joined.link_value({
+        let linked = Rc::clone(&linked);
+        move |value| linked.set(value)
+    });
+    assert_eq!(joined.join().unwrap(), 7);
+    yield_now();
+    assert_eq!((linked.get(), count.0.load(Ordering::SeqCst)), (7, 1));
+
+    let mut killed = spawn(|| sleep(secs(3600)));
+    assert!(Pin::new(&mut killed).poll(&mut context).is_pending());
+    yield_now();
+    killed.kill();
+    assert!(matches!(Pin::new(&mut killed).poll(&mut context), Poll::Ready(Err(_))));
+    assert_eq!(Arc::strong_count(&count), 2);
+}
+
+#[test]
+fn a_waker_that_panics_harms_neither_the_hub_nor_the_next() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a bad waker");
+        }
+    }
+    let waker = Arc::new(Panics).into();
+    let mut polled = spawn(|| 7);
+    assert!(Pin::new(&mut polled).poll(&mut Context::from_waker(&waker)).is_pending());
+    let called = Arc::new(Counter::default());
+    polled.rawlink({
+        let called = Arc::clone(&called);
+        move || called.wake_by_ref()
+    });
+    yield_now();
+    assert_eq!(called.0.load(Ordering::SeqCst), 1);
+    assert_eq!(polled.join().unwrap(), 7);
+}
+
+#[derive(Default)]
+struct Counter(AtomicUsize);
+
+impl Wake for Counter {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }

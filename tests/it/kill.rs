@@ -3,8 +3,12 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
+use switchgrass::channel::{Receiver, bounded, unbounded};
+use switchgrass::queue::Queue;
+use switchgrass::sync::{AsyncResult, Barrier, Condvar, Event, Mutex, OnceLock, RwLock, Semaphore};
 use switchgrass::{
-    Greenlet, Handle, current, joinall, killall, park, sleep, spawn, spawn_later, testing, timeout, yield_now,
+    Greenlet, Handle, Timeout, block_on, current, iwait, joinall, killall, park, scope, select, sleep, spawn,
+    spawn_later, testing, timeout, yield_now,
 };
 
 use crate::util::{Clock, Drops, HOUR, Log, OnDrop, catch, forever, is_exit, secs, text};
@@ -526,4 +530,340 @@ fn the_main_context_can_be_killed_out_of_its_wait() {
     let caught = catch::<()>(|| forever());
     assert!(is_exit(&caught));
     killer.join().unwrap();
+}
+
+// ---- At each suspension -------------------------------------------------------------------------------------------------
+
+/// Runs a scenario again and again, with the victim that it gives killed after 0, 1, 2 … turns, until it ends by itself before.
+/// Then calls what the scenario gives to look at what is left.
+#[track_caller]
+fn killed_at_each_suspension<C: FnOnce()>(scenario: impl Fn() -> (Greenlet<()>, C)) {
+    let mut kills = 0;
+    loop {
+        let (victim, check) = scenario();
+        (0..kills).for_each(|_| yield_now());
+        let ended = victim.is_ready();
+        victim.kill();
+        let result = victim.join();
+        assert!(if ended { result.is_ok() } else { is_exit(&result) }, "after {kills} turns");
+        check();
+        assert_eq!(testing::live(), 0, "after {kills} turns");
+        if ended {
+            assert!(kills > 1, "it has never waited");
+            return;
+        }
+        kills += 1;
+        assert!(kills < 500, "it never ends");
+    }
+}
+
+/// Numbers in the order in which they were added.
+#[derive(Clone, Default)]
+struct Numbers(Rc<RefCell<Vec<u32>>>);
+
+impl Numbers {
+    fn add(&self, number: u32) {
+        self.0.borrow_mut().push(number);
+    }
+
+    fn len(&self) -> u32 {
+        self.0.borrow().len() as u32
+    }
+
+    #[track_caller]
+    fn are_each_once(&self, count: u32) {
+        let mut all = self.0.take();
+        all.sort_unstable();
+        assert_eq!(all, (0..count).collect::<Vec<_>>());
+    }
+}
+
+const MANY: u32 = 5;
+
+/// A greenlet that calls `f` with each number, and yields in between.
+fn one_by_one(f: impl Fn(u32) + 'static) -> Greenlet<()> {
+    spawn(move || {
+        for number in 0..MANY {
+            f(number);
+            yield_now();
+        }
+    })
+}
+
+fn drain(rx: &Receiver<u32>, into: &Numbers) {
+    rx.iter().for_each(|number| into.add(number));
+}
+
+#[test]
+fn a_receiver_that_is_killed_anywhere_takes_no_message_along() {
+    for channel in [|| bounded(0), || bounded(1), || bounded(3), || unbounded()] {
+        killed_at_each_suspension(|| {
+            let (tx, rx) = channel();
+            let all = Numbers::default();
+            let (receiver, received) = (rx.clone(), all.clone());
+            let victim = spawn(move || drain(&receiver, &received));
+            let sending = one_by_one(move |number| tx.send(number).unwrap());
+            (victim, move || {
+                drain(&rx, &all);
+                sending.join().unwrap();
+                all.are_each_once(MANY);
+            })
+        });
+    }
+}
+
+#[test]
+fn a_sender_that_is_killed_anywhere_has_sent_each_message_once_or_not_at_all() {
+    for channel in [|| bounded(0), || bounded(1), || bounded(3)] {
+        killed_at_each_suspension(|| {
+            let (tx, rx) = channel();
+            let (sent, all) = (Numbers::default(), Numbers::default());
+            let (counted, received) = (sent.clone(), all.clone());
+            let victim = one_by_one(move |number| {
+                tx.send(number).unwrap();
+                counted.add(number);
+            });
+            let receiving = spawn(move || drain(&rx, &received));
+            (victim, move || {
+                receiving.join().unwrap();
+                let count = all.len();
+                assert!(
+                    count == sent.len() || count == sent.len() + 1,
+                    "the last was sent, or died with its sender"
+                );
+                all.are_each_once(count);
+            })
+        });
+    }
+}
+
+#[test]
+fn a_select_that_is_killed_anywhere_takes_no_message_along_and_leaves_the_channels_in_order() {
+    for room in 0..3 {
+        killed_at_each_suspension(|| {
+            let (left, right, out) = (bounded(room), bounded(room), bounded(room));
+            let (all, echoed) = (Numbers::default(), Numbers::default());
+            let receivers = (left.1.clone(), right.1.clone());
+            let (received, echo) = (all.clone(), out.0);
+            let victim = spawn(move || {
+                let mut left = (MANY * 2, MANY * 2);
+                while left.0 > 0 || left.1 > 0 {
+                    select! {
+                        recv(receivers.0) -> number => match number {
+                            Ok(number) => received.add(number),
+                            Err(_) => left.0 = 0,
+                        },
+                        recv(receivers.1) -> number => match number {
+                            Ok(number) => received.add(number),
+                            Err(_) => left.1 = 0,
+                        },
+                        send(echo, 1) -> sent => sent.unwrap(),
+                    }
+                }
+            });
+            let sending = [
+                one_by_one(move |number| left.0.send(number * 2).unwrap()),
+                one_by_one(move |number| right.0.send(number * 2 + 1).unwrap()),
+            ];
+            let echoes = spawn({
+                let echoed = echoed.clone();
+                move || drain(&out.1, &echoed)
+            });
+            (victim, move || {
+                drain(&left.1, &all);
+                drain(&right.1, &all);
+                joinall(&sending);
+                echoes.join().unwrap();
+                all.are_each_once(MANY * 2);
+            })
+        });
+    }
+}
+
+#[test]
+fn who_is_killed_at_any_point_of_a_lock_leaves_it_free() {
+    killed_at_each_suspension(|| {
+        let semaphore = Rc::new(Semaphore::new(2));
+        let use_it = |semaphore: Rc<Semaphore>| {
+            move |_| {
+                let _permits = (semaphore.acquire(), semaphore.acquire());
+                yield_now();
+            }
+        };
+        let other = {
+            let semaphore = Rc::clone(&semaphore);
+            one_by_one(move |_| {
+                let _permit = semaphore.acquire();
+                yield_now();
+            })
+        };
+        let victim = one_by_one(use_it(Rc::clone(&semaphore)));
+        (victim, move || {
+            other.join().unwrap();
+            assert_eq!(semaphore.available(), 2);
+        })
+    });
+    killed_at_each_suspension(|| {
+        let shared = Rc::new((Mutex::new(0), RwLock::new(0)));
+        let use_them = |shared: Rc<(Mutex<u32>, RwLock<u32>)>| {
+            move |number| {
+                let mut held = shared.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                *held = number;
+                yield_now();
+                if number % 2 == 0 {
+                    *shared.1.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = number;
+                } else {
+                    let read = shared.1.read();
+                    yield_now();
+                    drop(read);
+                }
+                drop(held);
+            }
+        };
+        let others = [Rc::clone(&shared), Rc::clone(&shared)].map(|shared| one_by_one(use_them(shared)));
+        let victim = one_by_one(use_them(Rc::clone(&shared)));
+        (victim, move || {
+            joinall(&others);
+            assert!(!matches!(shared.0.try_lock(), Err(std::sync::TryLockError::WouldBlock)));
+            assert!(!matches!(shared.1.try_write(), Err(std::sync::TryLockError::WouldBlock)));
+        })
+    });
+}
+
+#[test]
+fn who_is_killed_while_it_waits_for_a_notification_passes_it_on() {
+    killed_at_each_suspension(|| {
+        let shared = Rc::new((Mutex::new(0_u32), Condvar::new()));
+        let take = |shared: Rc<(Mutex<u32>, Condvar)>| {
+            move || {
+                let mut count = shared.1.wait_while(shared.0.lock().unwrap(), |count| *count == 0).unwrap();
+                *count -= 1;
+            }
+        };
+        let victim = spawn(take(Rc::clone(&shared)));
+        let other = spawn(take(Rc::clone(&shared)));
+        let notifier = spawn({
+            let shared = Rc::clone(&shared);
+            move || {
+                yield_now();
+                *shared.0.lock().unwrap() += 1;
+                shared.1.notify_one();
+            }
+        });
+        (victim, move || {
+            notifier.join().unwrap();
+            // If the victim has got it, this one needs another.
+            *shared.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += u32::from(!other.is_ready());
+            shared.1.notify_one();
+            other.join().unwrap();
+        })
+    });
+}
+
+#[test]
+fn who_is_killed_in_a_queue_takes_no_item_along() {
+    for capacity in [1, 2] {
+        killed_at_each_suspension(|| {
+            let queue = Rc::new(Queue::bounded(capacity));
+            let all = Numbers::default();
+            let (getter, putter, got) = (Rc::clone(&queue), Rc::clone(&queue), all.clone());
+            let victim = spawn(move || {
+                for _ in 0..MANY {
+                    getter.peek().unwrap();
+                    got.add(getter.get().unwrap());
+                    getter.task_done();
+                }
+            });
+            let putting = one_by_one(move |number| putter.put(number).unwrap());
+            (victim, move || {
+                while all.len() < MANY {
+                    all.add(queue.get().unwrap());
+                    queue.task_done();
+                }
+                putting.join().unwrap();
+                assert!(queue.join());
+                all.are_each_once(MANY);
+            })
+        });
+    }
+}
+
+#[test]
+fn who_is_killed_while_it_waits_for_others_leaves_no_trace_with_them() {
+    killed_at_each_suspension(|| {
+        let (event, result) = (Rc::new(Event::new()), Rc::new(AsyncResult::<u32>::new()));
+        let barrier = Rc::new(Barrier::new(2));
+        let others: Rc<[_]> = [spawn(yield_now), spawn(yield_now)].into();
+        let victim = spawn({
+            let (event, result, barrier) = (Rc::clone(&event), Rc::clone(&result), Rc::clone(&barrier));
+            let others = Rc::clone(&others);
+            move || {
+                assert_eq!(iwait(&*others).count(), 2);
+                joinall(&*others);
+                event.wait();
+                assert_eq!(*result.get().unwrap(), 7);
+                barrier.wait();
+                scope(|s| {
+                    let child = s.spawn(yield_now);
+                    s.spawn(yield_now);
+                    child.join().unwrap();
+                });
+                let _limit = Timeout::start_new(HOUR);
+                timeout(HOUR, || {
+                    let woken = spawn(yield_now);
+                    block_on(woken).unwrap();
+                })
+                .unwrap();
+            }
+        });
+        let setter = spawn({
+            let (event, result, barrier) = (Rc::clone(&event), Rc::clone(&result), Rc::clone(&barrier));
+            move || {
+                (0..3).for_each(|_| yield_now());
+                event.set();
+                yield_now();
+                result.set(7).unwrap();
+                yield_now();
+                barrier.wait();
+            }
+        });
+        (victim, move || {
+            // Each child of the victim's that goes on by itself has ended before that.
+            (0..10).for_each(|_| yield_now());
+            if !setter.is_ready() {
+                barrier.wait();
+            }
+            setter.join().unwrap();
+            assert_eq!((Rc::strong_count(&event), Rc::strong_count(&result)), (1, 1));
+            assert!(event.is_set() && result.is_ready());
+            joinall(&*others);
+        })
+    });
+}
+
+#[test]
+fn who_is_killed_while_it_makes_a_value_leaves_that_to_the_next() {
+    killed_at_each_suspension(|| {
+        let cell = Rc::new(OnceLock::new());
+        let drops = Drops::new();
+        let make = |cell: Rc<OnceLock<u32>>, drops: &Drops| {
+            let guard = drops.guard();
+            move || {
+                let _guard = guard;
+                cell.get_or_init(|| {
+                    yield_now();
+                    yield_now();
+                    7
+                });
+            }
+        };
+        let before = spawn(make(Rc::clone(&cell), &drops));
+        let victim = spawn(make(Rc::clone(&cell), &drops));
+        let after = spawn(make(Rc::clone(&cell), &drops));
+        (victim, move || {
+            before.join().unwrap();
+            after.join().unwrap();
+            assert_eq!((cell.get(), drops.count()), (Some(&7), 3));
+        })
+    });
 }

@@ -264,6 +264,57 @@ fn joinall_and_killall_with_a_time() {
 }
 
 #[test]
+fn a_value_whose_clone_panics_is_told_to_no_link_and_stays_the_result() {
+    #[derive(Debug)]
+    struct Unique;
+    impl Clone for Unique {
+        fn clone(&self) -> Self {
+            panic!("there is one")
+        }
+    }
+    let log = Log::new();
+    let greenlet = spawn(|| Unique);
+    let (value, exit) = (log.clone(), log.clone());
+    greenlet.link_value(move |_| value.add("value"));
+    greenlet.link(move |exit_of| exit.add(exit_of.reason.to_string()));
+    joinall([&greenlet]);
+    yield_now();
+    assert_eq!(log.take(), "returned");
+    assert!(greenlet.value().is_some());
+    greenlet.join().unwrap();
+}
+
+#[test]
+fn a_handle_that_goes_while_its_value_is_copied_drops_it_once() {
+    struct Slow(Rc<Cell<u32>>);
+    impl Clone for Slow {
+        fn clone(&self) -> Self {
+            yield_now();
+            Slow(Rc::clone(&self.0))
+        }
+    }
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+    let dropped = Rc::new(Cell::new(0));
+    let value = Slow(Rc::clone(&dropped));
+    let greenlet = spawn(move || value);
+    let linked = Rc::new(Cell::new(false));
+    greenlet.link_value({
+        let linked = Rc::clone(&linked);
+        move |_| linked.set(true)
+    });
+    yield_now();
+    assert!(!greenlet.is_ready(), "it copies");
+    drop(greenlet);
+    assert_eq!(dropped.get(), 0);
+    (0..3).for_each(|_| yield_now());
+    assert_eq!((dropped.get(), linked.get(), testing::live()), (2, true, 0), "the copy, and the value");
+}
+
+#[test]
 fn a_link_may_add_another_and_take_back_a_later_one() {
     let log = Log::new();
     let greenlet = Rc::new(spawn(yield_now));

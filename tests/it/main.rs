@@ -2,6 +2,7 @@
 //!
 //! Each test runs on an OS thread of its own, so it has a hub of its own, with a clock of its own.
 
+mod backdoor;
 mod channel;
 mod dns;
 mod dump;

@@ -73,7 +73,7 @@ fn visitors(lock: &Rc<RwLock<()>>, log: &Log, names: &[&'static str]) -> Vec<Gre
 #[test]
 fn readers_share_and_a_waiting_writer_is_not_overtaken() {
     let (lock, log) = (Rc::new(RwLock::new(())), Log::new());
-    joinall(&visitors(&lock, &log, &["r1", "r2", "w1", "r3", "r4", "w2", "r5"]));
+    joinall(visitors(&lock, &log, &["r1", "r2", "w1", "r3", "r4", "w2", "r5"]));
     assert_eq!(log.take(), "+r1 +r2 -r1 -r2 +w1 -w1 +r3 +r4 -r3 -r4 +w2 -w2 +r5 -r5");
 }
 

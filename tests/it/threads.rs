@@ -626,3 +626,32 @@ fn thread_locals_of_the_program_outlive_greenlets_that_used_them_after_they_were
     });
     assert_eq!(Vec::from_iter(events), [5]);
 }
+
+#[test]
+fn a_message_that_a_thread_never_read_is_dropped_after_its_hub() {
+    time_limit();
+    let (give, take) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let thread = thread::spawn(move || {
+        give.send(spawn(|| -> () { forever() })).unwrap();
+        // Blocks the thread: the hub does not run before its end.
+        may_go_on.recv().unwrap();
+    });
+    let greenlet: Greenlet<()> = take.recv().unwrap();
+    let dropped = Drops::new();
+    let guard = dropped.guard();
+    // What a destructor may do at the end of a thread, it may do here.
+    let on_drop = OnDrop(move || {
+        spawn(|| ());
+        yield_now();
+        let _ = &guard;
+    });
+    greenlet.kill_nowait_with(Keeps(on_drop));
+    go_on.send(()).unwrap();
+    thread.join().unwrap();
+    assert_eq!(dropped.count(), 1);
+    assert!(is_exit(&greenlet.join()));
+}
+
+/// Something with a destructor, to be killed with.
+struct Keeps<T>(#[allow(dead_code, reason = "it is dropped")] T);

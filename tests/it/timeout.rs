@@ -2,12 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
 
+use switchgrass::channel::bounded;
 use switchgrass::sync::Event;
 use switchgrass::{
-    Coroutine, Elapsed, Handle, Timeout, current, joinall, park, park_timeout, sleep, spawn, spawn_later,
-    testing, timeout, yield_now,
+    Coroutine, Elapsed, Greenlet, Handle, Timeout, current, joinall, park, park_timeout, sleep, spawn,
+    spawn_later, testing, timeout, yield_now,
 };
 
 use crate::util::{Clock, HOUR, Log, OnDrop, catch, is_exit, secs, text, time_limit};
@@ -361,6 +363,102 @@ fn a_timeout_object_limits_the_greenlet_that_started_it() {
     });
     joinall([&uncaught]);
     assert_eq!(uncaught.exit_reason().unwrap().to_string(), "panicked: a Timeout that nobody caught");
+}
+
+/// Starts a timeout of a second in a new greenlet that then does `f`, and gives that out.
+fn limited<T: 'static>(f: impl FnOnce() -> T + 'static) -> (Timeout, Greenlet<T>) {
+    let (tx, rx) = bounded(1);
+    let greenlet = spawn(move || {
+        tx.send(Timeout::start_new(secs(1))).unwrap();
+        f()
+    });
+    (rx.recv().unwrap(), greenlet)
+}
+
+#[test]
+fn a_timeout_object_that_is_cancelled_when_its_time_has_come_ends_no_wait_either() {
+    let clock = Clock::start();
+    // Its timer is the oldest, so it runs first when the time has come for all.
+    let kept = Rc::new(Cell::new(None));
+    let canceller = spawn({
+        let kept = Rc::clone(&kept);
+        move || {
+            sleep(secs(1));
+            drop(kept.take());
+        }
+    });
+    yield_now();
+    let (of_parked, parked) = limited(|| park_timeout(secs(4)));
+    let (give, take) = bounded(1);
+    let switched = Coroutine::new(move |(): ()| {
+        give.send(Timeout::start_new(secs(1))).unwrap();
+        let coroutine = Coroutine::<()>::current();
+        coroutine.parent().unwrap().switch(()).unwrap();
+    });
+    switched.switch(()).unwrap();
+    let of_switched: Timeout = take.recv().unwrap();
+    yield_now();
+    kept.set(Some((of_parked, of_switched)));
+    canceller.join().unwrap();
+    assert_eq!(clock.elapsed(), secs(1));
+    assert!(!switched.is_dead());
+    parked.join().unwrap();
+    assert_eq!(clock.elapsed(), secs(4));
+    switched.switch(()).unwrap();
+    assert!(switched.is_dead());
+}
+
+#[test]
+fn a_coroutine_whose_timeout_was_cancelled_while_it_was_switched_away_waits_undisturbed() {
+    let clock = Clock::start();
+    let (give, take) = bounded(1);
+    let coroutine = Coroutine::new(move |(): ()| {
+        give.send(Timeout::start_new(secs(1))).unwrap();
+        Coroutine::<()>::current().parent().unwrap().switch(()).unwrap();
+        // The deadline of then is none of this one.
+        sleep(secs(2));
+    });
+    coroutine.switch(()).unwrap();
+    drop::<Timeout>(take.recv().unwrap());
+    coroutine.switch(()).unwrap();
+    assert_eq!(clock.elapsed(), secs(2));
+}
+
+#[test]
+fn what_a_limit_of_another_thread_unwound_with_is_no_cause_here() {
+    let payloads: Vec<_> = thread::spawn(|| {
+        let overrun = || catch(|| sleep(secs(1))).unwrap_err();
+        (0..100)
+            .map(|_| {
+                let _timeout = Timeout::start_new(Duration::ZERO);
+                overrun()
+            })
+            .collect()
+    })
+    .join()
+    .unwrap();
+    for payload in payloads {
+        let own = Timeout::start_new(HOUR);
+        assert!(!own.is_cause_of(&*payload));
+        let foreign = catch(|| timeout(HOUR, || std::panic::resume_unwind(payload)));
+        assert!(foreign.is_err(), "it is not the end of this scope");
+    }
+}
+
+#[test]
+fn a_forgotten_timeout_object_goes_on_limiting_and_a_moved_one_may_outlive_its_greenlet() {
+    testing::virtual_clock();
+    let forgetful = spawn(|| {
+        std::mem::forget(Timeout::start_new(secs(1)));
+        sleep(secs(60));
+    });
+    joinall([&forgetful]);
+    assert!(forgetful.exit_reason().unwrap().to_string().contains("Timeout"));
+    let (timeout, ended) = limited(|| ());
+    ended.join().unwrap();
+    assert!(timeout.is_pending());
+    sleep(secs(5));
+    drop(timeout);
 }
 
 /// A wait within a `Timeout` that another greenlet takes back after a second, when it would have had another.

@@ -184,15 +184,19 @@ impl Flow {
         }
     }
 
-    /// Nobody waits for what is there.
-    pub(super) fn look_while_quiet(&self) {
+    /// Whether nobody waits for what is there.
+    pub(super) fn look_while_quiet(&self) -> Result<(), String> {
         for queue in &self.queues {
             let [items, capacity, getting, putting] = queue.numbers();
-            check(items == 0 || getting == 0, || format!("{getting} wait for what is there: {queue:?}"));
-            check(items >= capacity || putting == 0, || {
-                format!("{putting} wait for room, and there is: {queue:?}")
-            });
+            let is_right = (items == 0 || getting == 0) && (items >= capacity || putting == 0);
+            is_right.then_some(()).ok_or_else(|| format!("who waits? {queue:?}, room for {capacity}"))?;
         }
+        for channel in &self.channels {
+            let channel = format!("{:?}", channel.receiver.lock().unwrap());
+            let is_right = channel.contains("messages: 0") || channel.contains("receiving: 0");
+            is_right.then_some(()).ok_or_else(|| format!("who waits? {channel}"))?;
+        }
+        Ok(())
     }
 }
 

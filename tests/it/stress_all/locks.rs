@@ -112,6 +112,28 @@ impl Locks {
         drop(tokens);
     }
 
+    /// Whether nobody waits for what is there.
+    pub(super) fn look_while_quiet(&self) -> Result<(), String> {
+        let nobody_waits = |what: &dyn fmt::Debug| {
+            let text = format!("{what:?}");
+            text.contains("waiting: 0").then_some(()).ok_or_else(|| format!("who waits? {text}"))
+        };
+        if self.event.is_set() {
+            nobody_waits(&self.event)?;
+        }
+        if self.semaphore.0.available() > 0 {
+            nobody_waits(&self.semaphore.0)?;
+        }
+        if self.bounded.0.available() > 0 {
+            nobody_waits(&self.bounded.0)?;
+        }
+        self.tokens.0.clear_poison();
+        match self.tokens.0.try_lock() {
+            Ok(tokens) if *tokens > 0 => nobody_waits(&self.tokens.1),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn look(&self) {
         let is = |what: &dyn fmt::Debug, expected: &str| {
             let found = format!("{what:?}");
