@@ -37,6 +37,42 @@ fn modules_import_from_lower_layers_only() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Where `unsafe` is allowed, and argued. All other files inherit `deny(unsafe_code)` from `lib.rs`, or forbid it.
+const UNSAFE: &[&str] = &[
+    "channel/select.rs",
+    "coro/mod.rs",
+    "descriptor/mod.rs",
+    "greenlet/mod.rs",
+    "greenlet/result.rs",
+    "hub/mod.rs",
+    "process/command.rs",
+    "server/prefork.rs",
+    "switch.rs",
+    "sync/mutex.rs",
+    "sync/reentrant.rs",
+    "sync/rwlock.rs",
+    "sys/mod.rs",
+    "task/mod.rs",
+    "threadpool/per_process.rs",
+    "threadpool/scope.rs",
+    "timeout.rs",
+    "wait.rs",
+];
+
+#[test]
+fn unsafe_is_allowed_where_it_is_listed_and_nowhere_else() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    rust_files(&src, &mut files);
+    let mut found: Vec<_> = files
+        .iter()
+        .filter(|file| fs::read_to_string(file).unwrap().contains("#![allow(unsafe_code)]"))
+        .map(|file| file.strip_prefix(&src).unwrap().to_str().unwrap().to_owned())
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, UNSAFE);
+}
+
 #[test]
 fn the_scan_sees_every_form_of_import() {
     let text = "

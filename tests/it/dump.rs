@@ -53,12 +53,12 @@ fn it_is_a_tree_of_who_spawned_whom_with_backtraces() {
         let (_, main_indent) = line(&text, &format!("main {}", current().id()));
         let (parent_line, parent_indent) = line(&text, &parent_starts);
         let (child_line, child_indent) =
-            line(&text, "greenlet 3 'child': waits: park; spawned at tests/it/dump.rs:");
+            line(&text, "greenlet 4 'child': waits: park; spawned at tests/it/dump.rs:");
         assert!((main_indent, parent_indent, child_indent) == (2, 4, 6), "{text}");
         assert!(parent_line.contains("; spawned at tests/it/dump.rs:"), "{text}");
         assert!(child_line.contains("; for "), "{text}");
         // Only what is between the library's own ends of the stack.
-        let frames = trace(&text, "greenlet 3 'child'");
+        let frames = trace(&text, "greenlet 4 'child'");
         assert!(frames.first().unwrap().contains("switchgrass::greenlet::park"), "{text}");
         assert!(
             frames.last().unwrap().starts_with("it::dump::waits_deep_inside (tests/it/dump.rs:"),
@@ -98,9 +98,9 @@ fn each_way_to_be_suspended_has_its_words_and_frames() {
         let text = dump::to_string();
         for (start, words, frame) in [
             ("main", "waits: dump", "each_way_to_be_suspended"),
-            ("coroutine 2", "suspended in a switch", "Coroutine<M>::switch"),
-            ("generator 4", "waits in a generator's send or yield", "::yield_"),
-            ("greenlet 6", "waits: sleep", "timeout::sleep"),
+            ("coroutine 3", "suspended in a switch", "Coroutine<M>::switch"),
+            ("generator 5", "waits in a generator's send or yield", "::yield_"),
+            ("greenlet 7", "waits: sleep", "timeout::sleep"),
             (&format!("greenlet {}", yielder.id()), "can run", "yield_now"),
         ] {
             if start != "main" {
@@ -108,9 +108,9 @@ fn each_way_to_be_suspended_has_its_words_and_frames() {
             }
             assert!(trace(&text, start).iter().any(|name| name.contains(frame)), "{start}, {frame}: {text}");
         }
-        assert!(line(&text, "coroutine 3").0.contains("was never switched to"), "{text}");
-        assert!(line(&text, "greenlet 5").0.contains("is not started yet"), "{text}");
-        assert!(trace(&text, "coroutine 3").is_empty(), "{text}");
+        assert!(line(&text, "coroutine 4").0.contains("was never switched to"), "{text}");
+        assert!(line(&text, "greenlet 6").0.contains("is not started yet"), "{text}");
+        assert!(trace(&text, "coroutine 4").is_empty(), "{text}");
         yielder.kill_nowait();
     });
 }
@@ -272,7 +272,8 @@ fn hubs_of_other_threads_answer() {
                 line(&text, "hub of thread 'other'").0.ends_with(": 1 besides its own context"),
                 "{text}"
             );
-            let (there, _) = line(&text, &format!("greenlet {} 'there': waits: park", main_there.id() + 1));
+            // The loop has the id in between.
+            let (there, _) = line(&text, &format!("greenlet {} 'there': waits: park", main_there.id() + 2));
             assert!(there.contains("; spawned at tests/it/dump.rs:"), "{text}");
             assert!(text.contains("it::dump::waits_deep_inside"), "{text}");
         }
