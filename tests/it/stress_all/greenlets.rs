@@ -9,9 +9,9 @@ use std::thread;
 
 use switchgrass::pool::Pool;
 use switchgrass::{
-    ExitReason, Greenlet, Handle, Timeout, block_on, current, green_local, joinall, joinall_raise,
-    joinall_timeout, killall, killall_timeout, park_timeout, scope, sleep, spawn, spawn_later, threadpool,
-    timeout, unblock, yield_now,
+    Greenlet, Handle, Timeout, block_on, current, green_local, joinall, joinall_raise, joinall_timeout,
+    killall, killall_timeout, park_timeout, scope, sleep, spawn, spawn_later, threadpool, timeout, unblock,
+    yield_now,
 };
 
 use super::Place::{Anywhere, Greenlets, Nested, Threads};
@@ -194,13 +194,13 @@ fn link(actor: &Actor) {
             world.links.1.fetch_add(1, SeqCst);
         };
         let link = match actor.below(2) {
-            0 => greenlet.link(move |exit| {
-                check(!matches!(exit.reason, ExitReason::Panicked(Some(text)) if text != "on purpose"
-                    && !text.starts_with("a Timeout") && !text.starts_with("a scoped") && !text.starts_with("a greenlet of the group")), || {
-                    "it panicked".to_owned()
-                });
-                called();
-            }),
+            0 => {
+                let id = greenlet.id();
+                greenlet.link(move |exit| {
+                    check(exit.id == id, || "it is told of another's end".to_owned());
+                    called();
+                })
+            }
             _ => greenlet.rawlink(called),
         };
         actor.pause();

@@ -35,7 +35,7 @@ impl<R> Green<R> {
 
 /// Runs the first thread as a task, too.
 fn as_task<R>(f: impl FnOnce() -> R) -> R {
-    TaskRef::new().run(f).ok().expect("nobody kills it")
+    TaskRef::new().run(f).expect("nobody kills it")
 }
 
 /// Counts, unseen by loom: what is counted is to be right in each order, not to bring the threads into one.

@@ -17,7 +17,14 @@
 
 #![cfg(test)]
 // The stand-ins have what the compiled files name, and the files have what is used elsewhere.
-#![allow(dead_code, unused_imports, unused_macros, unfulfilled_lint_expectations, clippy::disallowed_methods)]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    unfulfilled_lint_expectations,
+    clippy::disallowed_methods,
+    clippy::missing_const_for_thread_local
+)]
 
 #[path = "../../../src/channel/mod.rs"]
 mod channel;

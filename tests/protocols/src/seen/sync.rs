@@ -69,8 +69,8 @@ macro_rules! atomic {
                     Some(Kind::Left) => {}
                     Some(Kind::Late) => {
                         let this: *const Self = self;
-                        // SAFETY: the access after this one is in the same function, which has borrowed this.
                         return store_later(move || {
+                            // SAFETY: the access after this one is in the same function, which has borrowed this.
                             let this = unsafe { &*this };
                             this.real().store(this.encode(value), order);
                         });
