@@ -298,8 +298,16 @@ pub(crate) struct Local {
     pub(crate) timed_out: Cell<bool>,
     /// The last handle of this coroutine was dropped while it was running.
     pub(crate) orphaned: Cell<bool>,
+    /// It is unwound because nobody could switch to it any more: nobody gets its result.
+    pub(crate) unwanted: Cell<bool>,
+    /// `unpark` was called and no `park` has used it up yet.
+    pub(crate) unpark_token: Cell<bool>,
+    /// Asked to keep count of the stack it uses.
+    pub(crate) measured: bool,
     /// Counts the parks: a waker of an earlier one is void.
     pub(crate) epoch: Cell<u32>,
+    /// While above zero, neither kill nor timeout is delivered: it stays pending.
+    pub(crate) masked: Cell<u32>,
     /// `None` before the first run, after the end, and for the thread's own task.
     pub(crate) context: UnsafeCell<Option<Context>>,
     /// Where a switch to this task puts its message. Means something only while `state` is `Switched` or `Unstarted`: at other times it
@@ -317,14 +325,6 @@ pub(crate) struct Local {
     pub(crate) interrupt: Cell<Option<Box<Interrupt>>>,
     /// Who gets the result. `None`: the thread's own task.
     pub(crate) parent: Cell<Option<TaskHandle>>,
-    /// It is unwound because nobody could switch to it any more: nobody gets its result.
-    pub(crate) unwanted: Cell<bool>,
-    /// While above zero, neither kill nor timeout is delivered: it stays pending.
-    pub(crate) masked: Cell<u32>,
-    /// `unpark` was called and no `park` has used it up yet.
-    pub(crate) unpark_token: Cell<bool>,
-    /// Asked to keep count of the stack it uses.
-    pub(crate) measured: bool,
     /// Start of the stack's guard page; 0 without a stack.
     pub(crate) stack_low: Cell<usize>,
     pub(crate) stack_size: usize,
