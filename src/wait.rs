@@ -146,15 +146,18 @@ impl<P> Queue<P> {
         self.len_without(None)
     }
 
-    /// How many wait, apart from a certain select.
-    pub(crate) fn len_without(&self, claim: Option<&Claim>) -> usize {
-        let claim = claim.map_or(ptr::null(), ptr::from_ref);
+    /// How many wait, apart from a certain select, and from those that have chosen something else already and are about to leave.
+    pub(crate) fn len_without(&self, own: Option<&Claim>) -> usize {
+        let own = own.map_or(ptr::null(), ptr::from_ref);
         let mut count = 0;
         let mut next = self.head;
         while !next.is_null() {
             // SAFETY: the invariant; `&self` is had under the lock.
             let node = unsafe { &*next };
-            count += usize::from(claim.is_null() || node.claim.get() != claim);
+            let claim = node.claim.get();
+            // SAFETY: who has queued the node keeps the claim alive as long.
+            let waits = claim.is_null() || claim != own && unsafe { (*claim).chosen() }.is_none();
+            count += usize::from(waits);
             next = node.next.get();
         }
         count

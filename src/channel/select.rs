@@ -300,7 +300,8 @@ impl<T> fmt::Debug for Send<'_, T> {
 ///
 /// - `recv(receiver) -> pattern => arm`: the pattern gets what [`recv`](crate::channel::Receiver::recv) gives.
 /// - `send(sender, message) -> pattern => arm`: the pattern gets what [`send`](crate::channel::Sender::send) gives. The message is made only if this arm is chosen,
-///   after that. It takes its place in the channel all the same.
+///   after that. It takes its place in the channel all the same. (In a channel without capacity: a receiver waits when the arm is chosen. If that one
+///   gives up before the message is made, the next one gets it.)
 /// - `default => arm`: if none can be done at once.
 /// - `default(duration) => arm`: if none can be done for so long.
 ///

@@ -377,6 +377,23 @@ fn a_select_does_not_send_to_itself() {
 }
 
 #[test]
+fn a_select_that_has_chosen_something_else_counts_as_a_receiver_no_more() {
+    let (a, rx_a) = bounded(0);
+    let (b, rx_b) = bounded(0);
+    let receiving = spawn(move || {
+        let got = select! { recv(rx_a) -> message => message.unwrap(), recv(rx_b) -> message => message.unwrap() };
+        (got, rx_b)
+    });
+    yield_now();
+    a.send(1).unwrap();
+    // The receiver has not run since, and its operation is still in line at `b`.
+    let sent = select! { send(b, 2) -> sent => Some(sent), default => None };
+    assert_eq!(sent, None, "nobody would have received that message");
+    let (got, rx_b) = receiving.join().unwrap();
+    assert_eq!((got, rx_b.try_recv()), (1, Err(TryRecvError::Empty)));
+}
+
+#[test]
 fn two_selects_meet() {
     let (tx, rx) = bounded::<i32>(0);
     let (_keep_a, idle_a) = bounded::<i32>(0);
