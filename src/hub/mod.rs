@@ -21,6 +21,7 @@ pub(crate) mod record;
 mod report;
 mod run;
 mod shutdown;
+mod sleep;
 mod suspend;
 mod timers;
 pub(crate) mod tree;
@@ -142,6 +143,9 @@ pub(crate) struct Hub {
     unwaited: Cell<u32>,
     /// Tasks that wait for a descriptor, for work given to another OS thread, or for a task of another hub.
     outside_waits: Cell<usize>,
+    /// The last sleep was for nothing.
+    lonely: Cell<bool>,
+    vigil: Cell<sleep::Vigil>,
     stacks: RefCell<stack::Pool>,
     timers: RefCell<Timers>,
     /// Opened when the hub has to wait for something outside for the first time.
@@ -257,6 +261,8 @@ fn create() -> &'static Hub {
         timers: RefCell::default(),
         poller: RefCell::default(),
         outside_waits: Cell::new(0),
+        lonely: Cell::new(false),
+        vigil: Cell::default(),
         unwaited: Cell::new(0),
         dice: Cell::new(home.incarnation()),
         live: Cell::new(None),

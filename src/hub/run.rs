@@ -1,18 +1,16 @@
 //! The loop: [`Hub::run`] and what it is made of.
 
-use std::cell::RefMut;
 use std::io;
 use std::ptr::NonNull;
-use std::time::Duration;
 
 use super::observe::Next;
 use super::record::Cause;
-use super::{Deadlock, Hub, Poller, SlotId};
+use super::{Deadlock, Hub, SlotId};
 use crate::coro::stack::{self, Stack};
 use crate::coro::unwind::AbortIfPanic;
 use crate::coro::{Context, Suspender, Turn};
 use crate::sys;
-use crate::sys::clock::{self, NEVER, Nanos};
+use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{Kind, Message, State, Task, TaskRef};
 
 /// The clock is read after this many resumptions.
@@ -21,15 +19,6 @@ pub(super) const RESUMES_PER_CHECK: u32 = 64;
 pub(super) const CHECKS_PER_TURN: u32 = 16;
 /// … or this long, whichever comes first.
 const TURN: Nanos = 500_000;
-/// After so long without an event, memory that was kept for the next tasks goes back to the system …
-const QUIET: Duration = Duration::from_millis(10);
-/// … of so many stacks at a time: less than a millisecond's work.
-const STACKS_SWEPT_IDLE: usize = 1024;
-/// A busy hub sweeps so many per turn: less than one part in a hundred of its time.
-const STACKS_SWEPT_BUSY: usize = 8;
-/// How often a hub that only another thread could wake looks whether there is another thread.
-const LONELY_CHECK: Duration = Duration::from_secs(1);
-
 impl Hub {
     /// Runs tasks until the thread's own task is the next. This loop is the event loop.
     ///
@@ -143,105 +132,6 @@ impl Hub {
         self.checks.set(left - 1);
         self.home.set_countdown(self.window.get() - 1);
         true
-    }
-
-    /// Looks at I/O: without waiting if something is ready, else until the next deadline.
-    pub(super) fn wait_for_events(&self) -> Result<(), Deadlock> {
-        if !self.home.ready().is_empty() || self.home.inbox().has_mail() {
-            if self.has_sources() {
-                self.poll(Some(Duration::ZERO));
-            }
-            self.tidy_up_a_little();
-            return Ok(());
-        }
-        let timeout = match self.timers.borrow_mut().next_deadline() {
-            Some(deadline) => Some(Duration::from_nanos(deadline.saturating_sub(self.read_clock()))),
-            None if self.outside_waits.get() > 0 => None,
-            None if self.another_thread_may_wake_us() => Some(LONELY_CHECK),
-            // Whoever could have woken us may have done so just now, and gone.
-            None if self.home.inbox().has_mail() => return Ok(()),
-            // A signal that has come already is still to be handled, though nobody may wait for the next one.
-            None if self.has_sources() => {
-                self.poll(Some(Duration::ZERO));
-                return if self.home.ready().is_empty() { Err(Deadlock) } else { Ok(()) };
-            }
-            None => return Err(Deadlock),
-        };
-        if timeout == Some(Duration::ZERO) {
-            // A deadline has passed. Yet I/O has its turn, or short sleeps would starve it.
-            if self.has_sources() {
-                self.poll(timeout);
-            }
-            return Ok(());
-        }
-        if self.virtual_now.get().is_some() && self.jump_to_next_deadline() {
-            return Ok(());
-        }
-        // First, for who finds the hub asleep must find the alarm set.
-        drop(self.poller());
-        let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
-        let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
-        if self.home.inbox().fall_asleep() {
-            self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
-            self.home.inbox().wake_up();
-        }
-        if may_be_quiet && self.home.ready().is_empty() && !self.home.inbox().has_mail() {
-            self.stacks.borrow_mut().sweep(STACKS_SWEPT_IDLE);
-            self.home.trim();
-        } else {
-            self.tidy_up_a_little();
-        }
-        Ok(())
-    }
-
-    /// Gives some of the memory back that is kept for the next tasks, if it is very much.
-    pub(super) fn tidy_up_a_little(&self) {
-        if self.stacks.borrow().has_dirt(true) {
-            self.stacks.borrow_mut().sweep(STACKS_SWEPT_BUSY);
-        }
-    }
-
-    fn has_sources(&self) -> bool {
-        self.poller.borrow().as_ref().is_some_and(Poller::has_sources)
-    }
-
-    pub(super) fn poll(&self, timeout: Option<Duration>) {
-        self.home.meter.polls.add(1);
-        let began = if self.recorder.is_on() { Some(clock::now()) } else { None };
-        if let Err(error) = self.poller().poll(timeout) {
-            sys::abort(&format!("waiting for events failed: {error}"));
-        }
-        if let Some(began) = began {
-            self.record_poll(began, timeout != Some(Duration::ZERO));
-        }
-    }
-
-    /// Waits for a message from another thread, and for nothing else.
-    pub(super) fn sleep_until_mail(&self) {
-        // First, for who finds the hub asleep must find the alarm set.
-        drop(self.poller());
-        if self.home.inbox().fall_asleep() {
-            self.poll(None);
-            self.home.inbox().wake_up();
-        }
-    }
-
-    pub(super) fn poller(&self) -> RefMut<'_, Poller> {
-        RefMut::map(self.poller.borrow_mut(), |slot| {
-            self.open_poller(slot).unwrap_or_else(|error| {
-                // Without its poller the hub can neither wait nor be woken; nobody could handle that.
-                sys::abort(&format!("cannot wait for events: {error} (each thread that waits needs two descriptors: see `ulimit -n`)"))
-            })
-        })
-    }
-
-    pub(super) fn open_poller<'a>(&self, slot: &'a mut Option<Poller>) -> io::Result<&'a mut Poller> {
-        if slot.is_none() {
-            let poller = Poller::new()?;
-            self.home.set_alarm(poller.alarm()?, poller.as_raw_fd());
-            *slot = Some(poller);
-        }
-        Ok(slot.as_mut().expect("it was just opened"))
     }
 
     pub(super) fn fire_timers(&self) {

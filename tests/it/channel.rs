@@ -381,7 +381,8 @@ fn a_select_that_has_chosen_something_else_counts_as_a_receiver_no_more() {
     let (a, rx_a) = bounded(0);
     let (b, rx_b) = bounded(0);
     let receiving = spawn(move || {
-        let got = select! { recv(rx_a) -> message => message.unwrap(), recv(rx_b) -> message => message.unwrap() };
+        let got =
+            select! { recv(rx_a) -> message => message.unwrap(), recv(rx_b) -> message => message.unwrap() };
         (got, rx_b)
     });
     yield_now();

@@ -1,0 +1,178 @@
+//! What a hub does when nothing is ready: looks at I/O, and sleeps until something comes.
+
+#![forbid(unsafe_code)]
+
+use std::cell::RefMut;
+use std::io;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use super::{Deadlock, Hub, Poller};
+use crate::sys;
+use crate::sys::clock;
+
+/// After so long without an event, memory that was kept for the next tasks goes back to the system …
+const QUIET: Duration = Duration::from_millis(10);
+/// … of so many stacks at a time: less than a millisecond's work.
+const STACKS_SWEPT_IDLE: usize = 1024;
+/// A busy hub sweeps so many per turn: less than one part in a hundred of its time.
+const STACKS_SWEPT_BUSY: usize = 8;
+/// A hub that only another thread could wake looks whether there is another thread: when nothing has come for a moment, for a look costs as much as
+/// some messages …
+const MOMENT: Duration = Duration::from_millis(1);
+/// … and then so often.
+const LONELY_CHECK: Duration = Duration::from_secs(1);
+
+/// A hub looks out for mail before it sleeps, for about as long as it costs to sleep and to be woken. It does not look all the time: two hubs that talk
+/// would do so word by word, and their caches with them. Meanwhile the other one fills a channel, say, which is then emptied at one go. (Two hubs with
+/// a channel of 128: 2 million messages a second without that, 20 with it; 1.5 if it looks for 10 µs, here, where a sleep costs more.)
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_micros(2);
+/// For so many sleeps, at most, it does not, after that was in vain.
+const LONGEST_PAUSE: u32 = 64;
+
+/// With one core, who is to send the mail runs only when this hub does not.
+static HAS_CORES: LazyLock<bool> =
+    LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
+
+/// Whether it is worth while to look out for mail.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Vigil {
+    /// So the last sleep has ended.
+    woken_by_mail: bool,
+    /// How many sleeps to let pass before the next time, and how many it was at first.
+    sleeps_before: u32,
+    pause: u32,
+}
+
+impl Hub {
+    /// Looks at I/O: without waiting if something is ready, else until the next deadline.
+    pub(super) fn wait_for_events(&self) -> Result<(), Deadlock> {
+        if !self.home.ready().is_empty() || self.home.inbox().has_mail() {
+            if self.has_sources() {
+                self.poll(Some(Duration::ZERO));
+            }
+            self.tidy_up_a_little();
+            return Ok(());
+        }
+        let timeout = match self.timers.borrow_mut().next_deadline() {
+            Some(deadline) => Some(Duration::from_nanos(deadline.saturating_sub(self.read_clock()))),
+            None if self.outside_waits.get() > 0 => None,
+            None if !self.lonely.get() => Some(MOMENT),
+            None if self.another_thread_may_wake_us() => Some(LONELY_CHECK),
+            // Whoever could have woken us may have done so just now, and gone.
+            None if self.home.inbox().has_mail() => return Ok(()),
+            // A signal that has come already is still to be handled, though nobody may wait for the next one.
+            None if self.has_sources() => {
+                self.poll(Some(Duration::ZERO));
+                return if self.home.ready().is_empty() { Err(Deadlock) } else { Ok(()) };
+            }
+            None => return Err(Deadlock),
+        };
+        if timeout == Some(Duration::ZERO) {
+            // A deadline has passed. Yet I/O has its turn, or short sleeps would starve it.
+            if self.has_sources() {
+                self.poll(timeout);
+            }
+            return Ok(());
+        }
+        if self.virtual_now.get().is_some() && self.jump_to_next_deadline() {
+            return Ok(());
+        }
+        // First, for who finds the hub asleep must find the alarm set.
+        drop(self.poller());
+        let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
+        let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
+        if !(timeout.is_none_or(|timeout| timeout > LOOKS * BETWEEN_LOOKS) && self.mail_comes_soon())
+            && self.home.inbox().fall_asleep()
+        {
+            self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
+            self.home.inbox().wake_up();
+            self.vigil.set(Vigil { woken_by_mail: self.home.inbox().has_mail(), ..self.vigil.get() });
+        }
+        self.lonely.set(self.home.ready().is_empty() && !self.home.inbox().has_mail());
+        if may_be_quiet && self.lonely.get() {
+            self.stacks.borrow_mut().sweep(STACKS_SWEPT_IDLE);
+            self.home.trim();
+        } else {
+            self.tidy_up_a_little();
+        }
+        Ok(())
+    }
+
+    /// Looks out for mail a little before the hub sleeps, if it was mail that ended the last sleep: to sleep and be woken costs both sides more than that.
+    /// After it was in vain, not for some sleeps; after the next time, for twice as many.
+    fn mail_comes_soon(&self) -> bool {
+        let mut vigil = self.vigil.get();
+        if !vigil.woken_by_mail || !*HAS_CORES {
+            return false;
+        }
+        if vigil.sleeps_before > 0 {
+            vigil.sleeps_before -= 1;
+            self.vigil.set(vigil);
+            return false;
+        }
+        let began = clock::now();
+        let comes = (1..=LOOKS).any(|look| {
+            let until = clock::after(began, look * BETWEEN_LOOKS);
+            while clock::now() < until {
+                std::hint::spin_loop();
+            }
+            self.home.inbox().has_mail()
+        });
+        vigil.pause = if comes { 0 } else { (2 * vigil.pause).clamp(1, LONGEST_PAUSE) };
+        vigil.sleeps_before = vigil.pause;
+        self.vigil.set(vigil);
+        comes
+    }
+
+    /// Gives some of the memory back that is kept for the next tasks, if it is very much.
+    pub(super) fn tidy_up_a_little(&self) {
+        if self.stacks.borrow().has_dirt(true) {
+            self.stacks.borrow_mut().sweep(STACKS_SWEPT_BUSY);
+        }
+    }
+
+    fn has_sources(&self) -> bool {
+        self.poller.borrow().as_ref().is_some_and(Poller::has_sources)
+    }
+
+    pub(super) fn poll(&self, timeout: Option<Duration>) {
+        self.home.meter.polls.add(1);
+        let began = if self.recorder.is_on() { Some(clock::now()) } else { None };
+        if let Err(error) = self.poller().poll(timeout) {
+            sys::abort(&format!("waiting for events failed: {error}"));
+        }
+        if let Some(began) = began {
+            self.record_poll(began, timeout != Some(Duration::ZERO));
+        }
+    }
+
+    /// Waits for a message from another thread, and for nothing else.
+    pub(super) fn sleep_until_mail(&self) {
+        // First, for who finds the hub asleep must find the alarm set.
+        drop(self.poller());
+        if self.home.inbox().fall_asleep() {
+            self.poll(None);
+            self.home.inbox().wake_up();
+        }
+    }
+
+    pub(super) fn poller(&self) -> RefMut<'_, Poller> {
+        RefMut::map(self.poller.borrow_mut(), |slot| {
+            self.open_poller(slot).unwrap_or_else(|error| {
+                // Without its poller the hub can neither wait nor be woken; nobody could handle that.
+                sys::abort(&format!("cannot wait for events: {error} (each thread that waits needs two descriptors: see `ulimit -n`)"))
+            })
+        })
+    }
+
+    pub(super) fn open_poller<'a>(&self, slot: &'a mut Option<Poller>) -> io::Result<&'a mut Poller> {
+        if slot.is_none() {
+            let poller = Poller::new()?;
+            self.home.set_alarm(poller.alarm()?, poller.as_raw_fd());
+            *slot = Some(poller);
+        }
+        Ok(slot.as_mut().expect("it was just opened"))
+    }
+}
