@@ -79,6 +79,8 @@ mod hub;
 pub mod io;
 pub mod local;
 pub mod monitor;
+#[cfg(feature = "monkey")]
+pub mod monkey;
 pub mod net;
 pub mod pool;
 pub mod process;

@@ -41,7 +41,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::panic::Location;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -221,13 +221,13 @@ impl Stop {
         *self
             .changed
             .wait_timeout_while(wanted, period, |wanted| !*wanted)
-            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
             .0
     }
 }
 
 fn lock(mutex: &Mutex<bool>) -> MutexGuard<'_, bool> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    crate::sys::lock::lock(mutex)
 }
 
 /// What a monitor knows of the hubs.

@@ -36,7 +36,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use libc::{
     SIGABRT, SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGKILL, SIGPIPE, SIGPROF, SIGQUIT, SIGSTOP,
@@ -267,7 +267,7 @@ static CLAIMS: Mutex<BTreeMap<i32, Claimed>> = Mutex::new(BTreeMap::new());
 
 fn claims() -> MutexGuard<'static, BTreeMap<i32, Claimed>> {
     // Each change is one store.
-    CLAIMS.lock().unwrap_or_else(PoisonError::into_inner)
+    crate::sys::lock::lock(&CLAIMS)
 }
 
 impl Claim {

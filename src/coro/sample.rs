@@ -24,7 +24,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::Location;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::overflow::{self, Running};
@@ -193,7 +193,7 @@ pub(crate) fn install(signal: libc::c_int) -> io::Result<()> {
             ),
         ));
     };
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _guard = crate::sys::lock::lock(&ONE_AT_A_TIME);
     // From now on `generation` tells.
     fork::count();
     if previous.get().is_some() {

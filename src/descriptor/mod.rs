@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 pub(crate) use crate::hub::Direction;
@@ -403,7 +403,7 @@ impl<S: AsFd> Io<S> {
     }
 
     fn others(&self) -> MutexGuard<'_, Vec<Registration>> {
-        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::sys::lock::lock(&self.others)
     }
 }
 

@@ -120,7 +120,7 @@ impl Drop for FdWait<'_> {
         if self.generation == generation()
             && let Some(poller) = &mut *self.hub.poller.borrow_mut()
         {
-            poller.stop_waiting(self.id, self.direction);
+            poller.stop_waiting(self.id, self.direction, self.hub.current());
         }
     }
 }

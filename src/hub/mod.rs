@@ -12,6 +12,8 @@
 #![allow(unsafe_code)]
 
 mod descriptors;
+#[cfg(feature = "monkey")]
+pub(crate) mod foreign;
 mod fork;
 pub(crate) mod inspect;
 mod masked;
@@ -133,6 +135,13 @@ pub(crate) struct Hub {
     main: TaskRef,
     /// Stands for the loop where somebody has to.
     loop_task: TaskRef,
+    /// Main's wait is one of `foreign.rs`; and such a wait has met a deadlock.
+    #[cfg(feature = "monkey")]
+    foreign_wait: Cell<bool>,
+    #[cfg(feature = "monkey")]
+    foreign_deadlock: Cell<bool>,
+    #[cfg(feature = "monkey")]
+    around_events: Cell<Option<fn(bool)>>,
     /// First in the list of tasks that have not ended, newest first.
     live: Cell<Option<NonNull<Task>>>,
     pub(crate) live_count: Cell<usize>,
@@ -261,6 +270,12 @@ fn create() -> &'static Hub {
         timers: RefCell::default(),
         poller: RefCell::default(),
         outside_waits: Cell::new(0),
+        #[cfg(feature = "monkey")]
+        foreign_wait: Cell::new(false),
+        #[cfg(feature = "monkey")]
+        foreign_deadlock: Cell::new(false),
+        #[cfg(feature = "monkey")]
+        around_events: Cell::new(None),
         lonely: Cell::new(false),
         vigil: Cell::default(),
         unwaited: Cell::new(0),

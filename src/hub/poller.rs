@@ -26,7 +26,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::task::Waker;
+use crate::task::{Task, Waker};
 
 /// Which half of a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +87,8 @@ struct Side {
     /// That an operation does less than it might no longer tells that an edge will come: always ready from now on.
     unsure: bool,
     waiter: Option<Waker>,
+    /// Of a descriptor that is not one of ours, as many as like may wait.
+    more_waiters: Vec<Waker>,
 }
 
 /// The inbox's alarm. No slot has this number: they are counted from 0 in 32 bits.
@@ -158,7 +160,7 @@ impl Poller {
             |(index, slot): (usize, &Slot)| (slot.interest.is_some() && slot.fd == fd).then_some(index);
         while let Some(index) = self.slots.iter().enumerate().find_map(found) {
             let slot = &mut self.slots[index];
-            if slot.sides.iter().any(|side| side.waiter.is_some()) {
+            if slot.sides.iter().any(Side::is_waited_for) {
                 return Err(in_two_hands());
             }
             *slot = Slot { generation: slot.generation.wrapping_add(1), ..Slot::default() };
@@ -198,10 +200,10 @@ impl Poller {
     /// The descriptor is (about to be) closed: its slot is free for another, and who waits is woken.
     pub(crate) fn forget(&mut self, id: SlotId) {
         let Some(slot) = self.slot(id) else { return };
-        let waiters = slot.sides.each_mut().map(|side| side.waiter.take());
+        let mut sides = std::mem::take(&mut slot.sides);
         *slot = Slot { generation: slot.generation.wrapping_add(1), ..Slot::default() };
         self.free.push(id.index);
-        waiters.iter().flatten().for_each(Waker::wake);
+        sides.iter_mut().for_each(Side::set_ready);
     }
 
     /// Who waits looks again, whatever for.
@@ -252,14 +254,21 @@ impl Poller {
     #[inline]
     pub(crate) fn wait(&mut self, id: SlotId, direction: Direction, waker: Waker) {
         if let Some(side) = self.side(id, direction) {
-            side.waiter = Some(waker);
+            match side.waiter {
+                None => side.waiter = Some(waker),
+                Some(_) => side.more_waiters.push(waker),
+            }
         }
     }
 
+    /// Undoes the [`Poller::wait`] of a task.
     #[inline]
-    pub(crate) fn stop_waiting(&mut self, id: SlotId, direction: Direction) {
+    pub(crate) fn stop_waiting(&mut self, id: SlotId, direction: Direction, task: &Task) {
         if let Some(side) = self.side(id, direction) {
-            side.waiter = None;
+            if side.waiter.as_ref().is_some_and(|waiter| waiter.is_of(task)) {
+                side.waiter = None;
+            }
+            side.more_waiters.retain(|waiter| !waiter.is_of(task));
         }
     }
 
@@ -299,6 +308,11 @@ impl Side {
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
         }
+        self.more_waiters.drain(..).for_each(|waiter| waiter.wake());
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.waiter.is_some() || !self.more_waiters.is_empty()
     }
 }
 

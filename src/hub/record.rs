@@ -9,7 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Hub, existing, hub};
 use crate::sys::clock::{self, Nanos};
@@ -92,7 +92,7 @@ static SESSION: Mutex<Option<Session>> = Mutex::new(None);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is done under these locks does not panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    crate::sys::lock::lock(mutex)
 }
 
 /// Starts recording on all hubs: on this thread's at once, on others when their loop comes to their inbox, on later ones from the beginning.

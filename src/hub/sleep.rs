@@ -48,6 +48,23 @@ pub(super) struct Vigil {
 impl Hub {
     /// Looks at I/O: without waiting if something is ready, else until the next deadline.
     pub(super) fn wait_for_events(&self) -> Result<(), Deadlock> {
+        self.around_events(true);
+        let waited = self.wait_for_events_or_fail();
+        self.around_events(false);
+        waited
+    }
+
+    #[inline]
+    fn around_events(&self, before: bool) {
+        #[cfg(feature = "monkey")]
+        if let Some(look) = self.around_events.get() {
+            look(before);
+        }
+        #[cfg(not(feature = "monkey"))]
+        let _ = before;
+    }
+
+    fn wait_for_events_or_fail(&self) -> Result<(), Deadlock> {
         if !self.home.ready().is_empty() || self.home.inbox().has_mail() {
             if self.has_sources() {
                 self.poll(Some(Duration::ZERO));

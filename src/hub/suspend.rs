@@ -310,11 +310,19 @@ impl Hub {
         self.deny_while_closing();
     }
 
-    /// The earliest deadline among the timeout scopes that the task is in.
+    /// The earliest deadline among the timeout scopes that the task is in, if they may end a wait.
     #[inline]
     pub(super) fn nearest_scope(&self, task: &Task) -> Nanos {
+        if task.local.masked.get() > 0 {
+            return NEVER;
+        }
+        self.nearest_scope_of_all(task)
+    }
+
+    #[inline]
+    pub(super) fn nearest_scope_of_all(&self, task: &Task) -> Nanos {
         let scope = task.local.scopes.get();
-        if scope.is_null() || task.local.masked.get() > 0 {
+        if scope.is_null() {
             return NEVER;
         }
         // SAFETY: scopes live on the stack of the task, which takes them out of the list before they go.
@@ -350,6 +358,10 @@ impl Hub {
     /// The thread's own task waits for what can never come.
     #[cold]
     pub(super) fn fail_deadlocked(&self, task: &Task, waiting: State) {
+        #[cfg(feature = "monkey")]
+        if self.stays_in_deadlock() {
+            return;
+        }
         if task.local.masked.get() > 0 {
             // It must not leave now (see `greenlet::scope`): the others have to.
             return self.kill_all_for_deadlock();

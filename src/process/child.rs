@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::process::{self, ExitStatus, Output};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::exit;
@@ -259,7 +259,7 @@ static ORPHANS: Mutex<Vec<process::Child>> = Mutex::new(Vec::new());
 /// Done when a new one is started: then there are never more of them than were dropped since the last time.
 pub(super) fn reap_orphans() {
     // One call of `waitpid` each.
-    let mut orphans = ORPHANS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut orphans = crate::sys::lock::lock(&ORPHANS);
     orphans.retain_mut(|orphan| matches!(orphan.try_wait(), Ok(None)));
 }
 
@@ -267,7 +267,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         let Some(mut std) = self.std.take() else { return };
         if matches!(std.try_wait(), Ok(None)) {
-            ORPHANS.lock().unwrap_or_else(PoisonError::into_inner).push(std);
+            crate::sys::lock::lock(&ORPHANS).push(std);
         }
     }
 }

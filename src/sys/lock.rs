@@ -1,5 +1,6 @@
 //! The lock around plain data that several threads share.
 
+use super::hooks::Aside;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// A mutex for sections of a few instructions, in which nobody waits, switches or runs the user's code.
@@ -17,6 +18,16 @@ impl<T> Lock<T> {
 
     #[inline]
     pub(crate) fn lock(&self) -> LockGuard<'_, T> {
+        match self.try_lock() {
+            Some(guard) => guard,
+            None => self.lock_contended(),
+        }
+    }
+
+    #[cold]
+    fn lock_contended(&self) -> LockGuard<'_, T> {
+        // Not for the greenlet, for the thread: nobody may run in between.
+        let _aside = Aside::step();
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -28,4 +39,11 @@ impl<T> Lock<T> {
             Err(TryLockError::WouldBlock) => None,
         }
     }
+}
+
+/// Locks a mutex of std's in the same way.
+#[inline]
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    let _aside = Aside::step();
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,6 +8,7 @@
 pub(crate) mod clock;
 pub(crate) mod fd;
 pub(crate) mod fork;
+pub(crate) mod hooks;
 pub(crate) mod lock;
 pub(crate) mod mem;
 pub(crate) mod names;

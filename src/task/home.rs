@@ -9,7 +9,7 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::cells::{self, Cells};
 use super::inbox::Inbox;
@@ -356,7 +356,7 @@ pub(super) unsafe fn free_cell(home: &'static Home, cell: NonNull<u8>, layout: L
 
 /// Our mutexes guard plain data that no panic can leave half-changed, so poisoning means nothing.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    crate::sys::lock::lock(mutex)
 }
 
 impl fmt::Debug for Home {

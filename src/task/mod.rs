@@ -107,6 +107,12 @@ impl Reason {
         Reason { text, object: ptr::from_ref(object).addr() as u64 | SHARED }
     }
 
+    /// The same, for an object of which only the number is known.
+    #[cfg(feature = "monkey")]
+    pub(crate) const fn shared_of(text: &'static str, object: u64) -> Self {
+        Reason { text, object: object | SHARED }
+    }
+
     /// For a wait on several such objects.
     pub(crate) const fn shared_by_many(text: &'static str) -> Self {
         Reason { text, object: SHARED }

@@ -33,6 +33,12 @@ impl Waker {
         }
     }
 
+    /// Whether it is for that task.
+    #[inline]
+    pub(crate) fn is_of(&self, task: &Task) -> bool {
+        self.task.0 == task.ptr()
+    }
+
     /// Whether both end the same park.
     pub(crate) fn is(&self, other: &Waker) -> bool {
         self.epoch == other.epoch && self.task.0 == other.task.0

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::crew::Crew;
@@ -100,7 +100,7 @@ pub(super) fn discard<T>(unwanted: T) {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code of users runs under these locks, so a panic cannot leave anything half-done.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    crate::sys::lock::lock(mutex)
 }
 
 /// A job of a [`ThreadPool`](super::ThreadPool), and its result.

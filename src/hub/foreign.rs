@@ -1,0 +1,174 @@
+//! Waiting below frames that are not ours: those of a C library, or of std, that call what they take for libc.
+//!
+//! Nothing may unwind through them. So a kill and a timeout that has run out stay pending, and end the wait with a verdict; the next wait of our own
+//! unwinds.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::{Direction, Hub, SlotId, Waits, Wake};
+use crate::sys;
+use crate::sys::clock::Nanos;
+use crate::sys::hooks;
+use crate::task::{Reason, State, Task};
+
+/// How a wait for foreign frames ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// Somebody called the waker; or nothing has happened.
+    Woken,
+    /// The deadline given has passed.
+    TimedOut,
+    /// A timeout scope around has run out.
+    Expired,
+    /// A kill, or something else to be raised, is pending.
+    Killed,
+}
+
+impl Hub {
+    /// Whether the current context may wait on behalf of foreign frames.
+    #[inline]
+    pub(crate) fn may_wait_for_foreign_frames(&self) -> bool {
+        !self.no_waiting.get()
+            && self.current().local.state.get() == State::Running
+            && !std::thread::panicking()
+            && !hooks::are_aside()
+    }
+
+    /// What is pending against the current task.
+    #[inline]
+    pub(crate) fn verdict(&self) -> Verdict {
+        let task = self.current();
+        if task.local.interrupted.get() {
+            Verdict::Killed
+        } else if !task.local.scopes.get().is_null() && self.nearest_scope_of_all(task) <= self.read_clock() {
+            Verdict::Expired
+        } else {
+            Verdict::Woken
+        }
+    }
+
+    /// Waits for a wake. Does not unwind.
+    pub(crate) fn park_foreign(&self, reason: Reason, deadline: Nanos) -> Verdict {
+        self.foreign(deadline, |deadline| self.park(reason, deadline).unwrap_or(Wake::Notified))
+    }
+
+    /// Waits for a wake, whatever is pending against the task.
+    pub(crate) fn park_unbroken(&self, reason: Reason, deadline: Nanos) -> Verdict {
+        let task = self.current();
+        let _outside = (self.is_main(task) && self.foreign_deadlock.get()).then(|| self.outside_wait());
+        let _masked = Unbroken::begin(task);
+        self.foreign_wait.set(self.is_main(task));
+        let wake = self.park(reason, deadline);
+        if self.is_main(task) {
+            self.foreign_wait.set(false);
+        }
+        // Refused only while unwinding, when nobody comes here.
+        if wake == Ok(Wake::TimedOut) { Verdict::TimedOut } else { Verdict::Woken }
+    }
+
+    /// Calls `f`, whose waits do not unwind.
+    pub(crate) fn unbroken<R>(&self, f: impl FnOnce() -> R) -> R {
+        let _masked = Unbroken::begin(self.current());
+        f()
+    }
+
+    /// Has a function called before (`true`) and after the loop looks for events.
+    pub(crate) fn set_around_events(&self, f: fn(bool)) {
+        self.around_events.set(Some(f));
+    }
+
+    /// Waits for the next edge of a descriptor. Does not unwind. Others may wait for the same.
+    pub(crate) fn wait_fd_foreign(
+        &self,
+        id: SlotId,
+        fd: BorrowedFd<'_>,
+        direction: Direction,
+        reason: Reason,
+        deadline: Nanos,
+    ) -> io::Result<Verdict> {
+        let mut result = Ok(());
+        let verdict = self.foreign(deadline, |deadline| {
+            self.wait_fd(id, fd, direction, reason, deadline, Waits::ForIt).unwrap_or_else(|error| {
+                result = Err(error);
+                Wake::Notified
+            })
+        });
+        result.map(|()| verdict)
+    }
+
+    /// A registration whose descriptor was closed unseen: whatever has its number now is another one's.
+    pub(crate) fn forget_registration(&self, id: SlotId) {
+        self.forget_fd(id);
+    }
+
+    /// Lets others run that are ready. Does not unwind.
+    pub(crate) fn yield_foreign(&self) {
+        let _masked = Unbroken::begin(self.current());
+        self.yield_now();
+    }
+
+    /// As [`Hub::be_fair`], without unwinding.
+    #[inline]
+    pub(crate) fn be_fair_foreign(&self) {
+        let _masked = Unbroken::begin(self.current());
+        self.be_fair();
+    }
+
+    fn foreign(&self, deadline: Nanos, wait: impl FnOnce(Nanos) -> Wake) -> Verdict {
+        let task = self.current();
+        let pending = self.verdict();
+        if pending != Verdict::Woken {
+            return pending;
+        }
+        // A main context that can never go on stays here, as it would without us; but it says so.
+        let _outside = (self.is_main(task) && self.foreign_deadlock.get()).then(|| self.outside_wait());
+        let wake = {
+            let _masked = Unbroken::begin(task);
+            self.foreign_wait.set(self.is_main(task));
+            wait(deadline.min(self.nearest_scope_of_all(task)))
+        };
+        if self.is_main(task) {
+            self.foreign_wait.set(false);
+        }
+        match self.verdict() {
+            Verdict::Woken if wake == Wake::TimedOut => Verdict::TimedOut,
+            verdict => verdict,
+        }
+    }
+
+    /// Main waits for foreign frames, and nothing can wake it. `true`: it goes on waiting.
+    pub(super) fn stays_in_deadlock(&self) -> bool {
+        if !self.foreign_wait.replace(false) {
+            return false;
+        }
+        if !self.foreign_deadlock.replace(true) {
+            let report = self.deadlock_report();
+            sys::write_stderr(
+                format!("switchgrass: {report}\n(the call is libc's, through which nothing can be raised, so it blocks for good)\n")
+                    .as_bytes(),
+            );
+        }
+        true
+    }
+}
+
+/// While it exists, nothing unwinds from a wait of that task.
+struct Unbroken<'a>(&'a Task);
+
+impl<'a> Unbroken<'a> {
+    #[inline]
+    fn begin(task: &'a Task) -> Self {
+        task.local.masked.set(task.local.masked.get() + 1);
+        Unbroken(task)
+    }
+}
+
+impl Drop for Unbroken<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.local.masked.set(self.0.local.masked.get() - 1);
+    }
+}

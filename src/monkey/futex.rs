@@ -1,0 +1,460 @@
+//! `syscall(SYS_futex, ..)`: what std's locks, conditions and parked threads wait by.
+//!
+//! A greenlet that waits stands in a table by the address of the word; an OS thread waits in the kernel. Who wakes looks into the table, and asks the kernel only
+//! if a thread went there. That the word still has the value is looked at under the lock of the table, under which who wakes looks for waiters after having changed
+//! the word: so no wake is lost.
+//!
+//! A kill does not end such a wait for good: std's locks wait again until they have what they want, and cannot be told. The wait returns
+//! once, for those who look at something else, too; from then on the greenlet really waits, and the kill stays pending.
+//!
+//! # `thread::park`
+//!
+//! std has one word per OS thread: `EMPTY`, `PARKED` (-1) or `NOTIFIED`. `park` counts it down, and spins unless it is `PARKED` then; `unpark` sets it to
+//! `NOTIFIED`, and calls the kernel only if it was `PARKED`. Many greenlets of one thread may be parked. So while greenlets run, the word is `EMPTY`; while the hub
+//! looks for events, it is `PARKED`, so that an `unpark` comes here. Where it is found `NOTIFIED`, all that are parked are woken: a park may return for nothing,
+//! and each looks whether it is meant.
+//!
+//! A notification that comes while greenlets run is seen by the hub afterwards, unless one of them parks first: std takes the notification then, and does not
+//! tell us. So whoever was parked when another one parks, or when one returns from there, returns once more, after a moment, which
+//! doubles as long as that was for nothing.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::thread::Thread;
+use std::time::Duration;
+
+use libc::{c_int, c_long, timespec};
+
+use super::{Parts, errno, gate, originals as real, set_errno};
+use crate::hub::Hub;
+use crate::hub::foreign::Verdict;
+use crate::sys::clock::{NEVER, Nanos};
+use crate::sys::lock::Lock;
+use crate::task::{Reason, Waker};
+
+const BUCKETS: usize = 256;
+
+/// Waiters of several addresses.
+struct Bucket {
+    greenlets: Lock<Vec<Waiter>>,
+    /// OS threads that wait in the kernel, or are about to.
+    threads: AtomicUsize,
+    /// Whose turn it is, where both wait.
+    turn: AtomicU32,
+}
+
+struct Waiter {
+    address: usize,
+    bits: u32,
+    number: u64,
+    waker: Waker,
+    /// Parked by the word of its thread: woken with all the others.
+    parked: bool,
+}
+
+static TABLE: [Bucket; BUCKETS] = [const {
+    Bucket { greenlets: Lock::new(Vec::new()), threads: AtomicUsize::new(0), turn: AtomicU32::new(0) }
+}; BUCKETS];
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+fn bucket(address: usize) -> &'static Bucket {
+    // Words are four bytes apart at least; Fibonacci hashing spreads them.
+    &TABLE[(address >> 2).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56]
+}
+
+/// `syscall`, whatever it is about.
+///
+/// # Safety
+///
+/// As the system call's.
+pub(super) unsafe fn syscall(number: c_long, args: [c_long; 6]) -> c_long {
+    let [a, b, c, d, e, f] = args;
+    // SAFETY: the caller's arguments, here and below.
+    unsafe {
+        if number == libc::SYS_futex {
+            return futex(a as *const AtomicI32, b as c_int, c as i32, d as *const timespec, [d, e, f]);
+        }
+        real::syscall(number, a, b, c, d, e, f)
+    }
+}
+
+unsafe fn futex(
+    word: *const AtomicI32,
+    operation: c_int,
+    value: i32,
+    timeout: *const timespec,
+    rest: [c_long; 3],
+) -> c_long {
+    let [d, e, f] = rest;
+    let address = word as usize;
+    // SAFETY: the caller's arguments.
+    let kernel = || unsafe {
+        real::syscall(
+            libc::SYS_futex,
+            address as c_long,
+            c_long::from(operation),
+            c_long::from(value),
+            d,
+            e,
+            f,
+        )
+    };
+    match operation & !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) {
+        wait @ (libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET) => {
+            if LEARNING.get() {
+                LEARNED.set((address, value));
+            }
+            let absolute = wait == libc::FUTEX_WAIT_BITSET;
+            let bits = if absolute { f as u32 } else { u32::MAX };
+            match gate::gate(Parts::LOCKS.0) {
+                Some(hub) => {
+                    // SAFETY: the caller's pointers.
+                    let deadline = unsafe { deadline(hub, timeout.as_ref(), absolute, operation) };
+                    let result = match value == PARKED && Some(address) == parker() {
+                        // SAFETY: the word is this thread's parker's.
+                        true => park(hub, unsafe { &*word }, deadline),
+                        // SAFETY: the caller's word.
+                        false => wait_here(hub, unsafe { &*word }, value, deadline, bits),
+                    };
+                    match result {
+                        Ok(()) => 0,
+                        Err(error) => {
+                            set_errno(error);
+                            -1
+                        }
+                    }
+                }
+                None => {
+                    let bucket = bucket(address);
+                    bucket.threads.fetch_add(1, Ordering::SeqCst);
+                    let result = kernel();
+                    let error = errno();
+                    bucket.threads.fetch_sub(1, Ordering::SeqCst);
+                    set_errno(error);
+                    result
+                }
+            }
+        }
+        wake @ (libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET) => {
+            if gate::PATCHED.load(Ordering::Relaxed) & Parts::LOCKS.0 == 0 {
+                return kernel();
+            }
+            let bits = if wake == libc::FUTEX_WAKE_BITSET { f as u32 } else { u32::MAX };
+            let wanted = value.max(0) as usize;
+            wake_here(address, wanted, bits, |count| {
+                // SAFETY: a wake of so many.
+                unsafe {
+                    real::syscall(
+                        libc::SYS_futex,
+                        address as c_long,
+                        c_long::from(operation),
+                        count.min(i32::MAX as usize) as c_long,
+                        d,
+                        e,
+                        f,
+                    )
+                }
+                .max(0) as usize
+            }) as c_long
+        }
+        _ => kernel(),
+    }
+}
+
+unsafe fn deadline(hub: &Hub, timeout: Option<&timespec>, absolute: bool, operation: c_int) -> Nanos {
+    let Some(timeout) = timeout else { return NEVER };
+    let mut left = super::time::duration(timeout);
+    if absolute {
+        let clock = match operation & libc::FUTEX_CLOCK_REALTIME {
+            0 => libc::CLOCK_MONOTONIC,
+            _ => libc::CLOCK_REALTIME,
+        };
+        let mut now = timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: a valid place.
+        unsafe { libc::clock_gettime(clock, &mut now) };
+        left = left.saturating_sub(super::time::duration(&now));
+    }
+    hub.deadline(left)
+}
+
+const REASON: &str = "futex";
+
+impl Bucket {
+    fn add(&self, greenlets: &mut Vec<Waiter>, hub: &Hub, address: usize, bits: u32) -> u64 {
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        greenlets.push(Waiter { address, bits, number, waker: hub.waker(), parked: false });
+        number
+    }
+
+    /// Whether the waiter was still there.
+    fn remove(&self, number: u64) -> bool {
+        let mut greenlets = self.greenlets.lock();
+        let found = greenlets.iter().position(|waiter| waiter.number == number);
+        found.map(|at| greenlets.remove(at)).is_some()
+    }
+
+    /// For the next park. `false`: it was woken meanwhile.
+    fn renew(&self, hub: &Hub, number: u64) -> bool {
+        let mut greenlets = self.greenlets.lock();
+        let waiter = greenlets.iter_mut().find(|waiter| waiter.number == number);
+        waiter.map(|waiter| waiter.waker = hub.waker()).is_some()
+    }
+
+    /// Who is to be woken, and whether they were parked by that word, by which their thread itself may be parked, too.
+    fn take(&self, address: usize, wanted: usize, bits: u32) -> (Vec<Waker>, bool) {
+        let mut taken = Vec::new();
+        let mut parked = false;
+        let mut greenlets = self.greenlets.lock();
+        if wanted == 1 {
+            // The usual case, without a second list.
+            let found =
+                greenlets.iter().position(|waiter| waiter.address == address && waiter.bits & bits != 0);
+            match found {
+                None => return (taken, false),
+                Some(at) if !greenlets[at].parked => {
+                    taken.push(greenlets.remove(at).waker);
+                    return (taken, false);
+                }
+                Some(_) => {}
+            }
+        }
+        greenlets.retain(|waiter| {
+            let is_meant = waiter.address == address
+                && waiter.bits & bits != 0
+                && (waiter.parked || taken.len() < wanted);
+            if is_meant {
+                parked |= waiter.parked;
+                taken.push(waiter.waker.clone());
+            }
+            !is_meant
+        });
+        (taken, parked)
+    }
+}
+
+/// Waits in the table, if the word has the value.
+pub(super) fn wait_here(
+    hub: &Hub,
+    word: &AtomicI32,
+    value: i32,
+    deadline: Nanos,
+    bits: u32,
+) -> Result<(), i32> {
+    let address = word.as_ptr() as usize;
+    let bucket = bucket(address);
+    let number = {
+        let mut greenlets = bucket.greenlets.lock();
+        if word.load(Ordering::SeqCst) != value {
+            return Err(libc::EAGAIN);
+        }
+        bucket.add(&mut greenlets, hub, address, bits)
+    };
+    wait_in_table(hub, bucket, number, address, deadline)
+}
+
+/// Waits until it is taken out of the table.
+fn wait_in_table(
+    hub: &Hub,
+    bucket: &Bucket,
+    number: u64,
+    address: usize,
+    deadline: Nanos,
+) -> Result<(), i32> {
+    let reason = Reason::shared_of(REASON, address as u64);
+    let pending = hub.verdict() != Verdict::Woken;
+    loop {
+        let verdict = match pending {
+            false => hub.park_foreign(reason, deadline),
+            true => hub.park_unbroken(reason, deadline),
+        };
+        let result = match verdict {
+            Verdict::Woken => match bucket.renew(hub, number) {
+                true => continue,
+                false => return Ok(()),
+            },
+            Verdict::TimedOut => Err(libc::ETIMEDOUT),
+            Verdict::Expired | Verdict::Killed => Err(libc::EINTR),
+        };
+        // If it was woken at the same time, that counts.
+        return if bucket.remove(number) { result } else { Ok(()) };
+    }
+}
+
+/// Wakes up to so many: greenlets and threads by turns, where both wait.
+fn wake_here(address: usize, wanted: usize, bits: u32, kernel: impl Fn(usize) -> usize) -> usize {
+    let bucket = bucket(address);
+    // The word was changed before this; who is about to wait is counted before the word is looked at.
+    fence(Ordering::SeqCst);
+    let mut woken = 0;
+    let threads = bucket.threads.load(Ordering::SeqCst) > 0;
+    let threads_first = threads && bucket.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+    if threads_first {
+        woken += kernel(wanted);
+    }
+    if woken < wanted {
+        let (wakers, parked) = bucket.take(address, wanted - woken, bits);
+        wakers.iter().for_each(Waker::wake);
+        if threads && !threads_first && (parked || wakers.len() < wanted) {
+            kernel(if parked { wanted } else { wanted - wakers.len() });
+        }
+        woken += wakers.len();
+    }
+    woken
+}
+
+/// Waits by an address that is no futex: who wakes calls [`wake_address`]. `check` is called when this is in the table already; `true`: do not wait.
+pub(super) fn wait_for_address(
+    hub: &Hub,
+    address: usize,
+    deadline: Nanos,
+    check: impl FnOnce() -> bool,
+) -> Result<(), i32> {
+    let bucket = bucket(address);
+    let number = bucket.add(&mut bucket.greenlets.lock(), hub, address, u32::MAX);
+    if check() {
+        bucket.remove(number);
+        return Ok(());
+    }
+    wait_in_table(hub, bucket, number, address, deadline)
+}
+
+/// Wakes so many of those who [wait](wait_for_address).
+pub(super) fn wake_address(address: usize, wanted: usize) -> usize {
+    fence(Ordering::SeqCst);
+    let (wakers, _) = bucket(address).take(address, wanted, u32::MAX);
+    wakers.iter().for_each(Waker::wake);
+    wakers.len()
+}
+
+const PARKED: i32 = -1;
+const EMPTY: i32 = 0;
+const NOTIFIED: i32 = 1;
+
+thread_local! {
+    static LEARNING: Cell<bool> = const { Cell::new(false) };
+    static LEARNED: Cell<(usize, i32)> = const { Cell::new((0, 0)) };
+    /// The word of this thread; 0: not asked yet.
+    static PARKER: Cell<usize> = const { Cell::new(0) };
+    /// How many greenlets of this thread are parked.
+    static PARKED_HERE: Cell<usize> = const { Cell::new(0) };
+    /// Parks that have begun or returned: a notification of others may have been lost in each.
+    static HOLES: Cell<u64> = const { Cell::new(0) };
+    /// How long those others wait before they return for nothing.
+    static PAUSE: Cell<Duration> = const { Cell::new(FIRST_PAUSE) };
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the word lies, from what a `Thread` points to.
+static OFFSET: OnceLock<usize> = OnceLock::new();
+
+fn inner(thread: &Thread) -> Option<usize> {
+    // SAFETY: only read as bytes, if it has the size of a pointer: it is one to what all handles of the thread share.
+    (size_of::<Thread>() == size_of::<usize>()).then(|| unsafe { std::mem::transmute_copy(thread) })
+}
+
+/// Sees whether std parks as is assumed here; else says what is different.
+pub(super) fn learn() -> Result<(), String> {
+    if OFFSET.get().is_some() {
+        return Ok(());
+    }
+    let unlike = |what: &str| {
+        Err(format!("this std does not park threads as known ({what}), so `Parts::LOCKS` cannot be had"))
+    };
+    LEARNED.set((0, 0));
+    LEARNING.set(true);
+    std::thread::park_timeout(Duration::from_nanos(1));
+    // If there was a token, that took it.
+    std::thread::park_timeout(Duration::from_nanos(1));
+    LEARNING.set(false);
+    let (address, value) = LEARNED.get();
+    if address == 0 {
+        return unlike("it makes no futex call");
+    }
+    if value != PARKED {
+        return unlike("the value is another");
+    }
+    let Some(inner) = inner(&std::thread::current()) else { return unlike("a Thread is no pointer") };
+    match address.checked_sub(inner) {
+        Some(offset) if offset < 256 => {
+            let _ = OFFSET.set(offset);
+            Ok(())
+        }
+        _ => unlike("the word is elsewhere"),
+    }
+}
+
+/// The word of this thread.
+fn parker() -> Option<usize> {
+    let known = PARKER.get();
+    if known != 0 {
+        return Some(known);
+    }
+    let address = inner(&std::thread::current())? + OFFSET.get()?;
+    PARKER.set(address);
+    Some(address)
+}
+
+/// The wait of `thread::park` and `park_timeout`.
+fn park(hub: &Hub, word: &AtomicI32, deadline: Nanos) -> Result<(), i32> {
+    let address = word.as_ptr() as usize;
+    let bucket = bucket(address);
+    hub.set_around_events(look_at_parker);
+    let number = {
+        let mut greenlets = bucket.greenlets.lock();
+        // A notification is for anybody.
+        if word.compare_exchange(PARKED, EMPTY, Ordering::SeqCst, Ordering::SeqCst) == Err(NOTIFIED) {
+            drop(greenlets);
+            wake_all(address);
+            return Ok(());
+        }
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        greenlets.push(Waiter { address, bits: u32::MAX, number, waker: hub.waker(), parked: true });
+        number
+    };
+    PARKED_HERE.set(PARKED_HERE.get() + 1);
+    HOLES.set(HOLES.get() + 1);
+    let holes = HOLES.get();
+    let result = loop {
+        let next = hub.deadline(PAUSE.get()).min(deadline);
+        let has_company = PARKED_HERE.get() > 1;
+        match wait_in_table(hub, bucket, number, address, if has_company { next } else { deadline }) {
+            Err(libc::ETIMEDOUT) if has_company && next < deadline => {
+                if HOLES.get() != holes {
+                    PAUSE.set((PAUSE.get() * 2).min(LONGEST_PAUSE));
+                    break Ok(());
+                }
+                let mut greenlets = bucket.greenlets.lock();
+                greenlets.push(Waiter { address, bits: u32::MAX, number, waker: hub.waker(), parked: true });
+            }
+            result => break result,
+        }
+    };
+    PARKED_HERE.set(PARKED_HERE.get() - 1);
+    HOLES.set(HOLES.get() + 1);
+    // What makes std's park return.
+    word.store(NOTIFIED, Ordering::SeqCst);
+    result
+}
+
+fn wake_all(address: usize) {
+    PAUSE.set(FIRST_PAUSE);
+    bucket(address).take(address, usize::MAX, u32::MAX).0.iter().for_each(Waker::wake);
+}
+
+/// Before and after the hub looks for events.
+fn look_at_parker(before: bool) {
+    if PARKED_HERE.get() == 0 {
+        return;
+    }
+    let address = PARKER.get();
+    // SAFETY: the word of this thread, which is there as long as the thread.
+    let word = unsafe { AtomicI32::from_ptr(address as *mut i32) };
+    let (from, to) = if before { (EMPTY, PARKED) } else { (PARKED, EMPTY) };
+    if word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst) == Err(NOTIFIED) {
+        wake_all(address);
+    }
+}

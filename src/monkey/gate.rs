@@ -1,0 +1,80 @@
+//! Which calls are ours: those of contexts that can wait, and nothing else.
+
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::hub::{self, Hub};
+
+/// The parts that are patched.
+pub(super) static PATCHED: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// Signal handlers that this thread runs just now, one within the other.
+    pub(super) static IN_HANDLER: Cell<u32> = const { Cell::new(0) };
+    /// How many regions of [`no_switch`] there are on this thread, over all its contexts …
+    static REGIONS: Cell<u32> = const { Cell::new(0) };
+    /// … and which contexts are in one. More than one only if a region was left by a call of ours that switches.
+    static IN_REGION: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The hub, if a call of that part is to wait for its greenlet, and not for the thread.
+#[inline(always)]
+pub(super) fn gate(part: u32) -> Option<&'static Hub> {
+    if PATCHED.load(Ordering::Relaxed) & part == 0 {
+        return None;
+    }
+    let hub = hub::existing()?;
+    may_wait(hub).then_some(hub)
+}
+
+#[inline]
+fn may_wait(hub: &Hub) -> bool {
+    hub.may_wait_for_foreign_frames()
+        && IN_HANDLER.get() == 0
+        && (REGIONS.get() == 0 || !IN_REGION.with_borrow(|inside| inside.contains(&hub.current().shared.id)))
+}
+
+/// Whether anything is patched, so that the tables have to be kept right.
+#[inline]
+pub(super) fn is_open() -> bool {
+    PATCHED.load(Ordering::Relaxed) != 0
+}
+
+/// Calls `f`, in which no call of libc switches: it blocks the OS thread, as without [`patch_all`](super::patch_all).
+///
+/// For code that must not be interleaved with itself on one thread: that keeps a thread-local borrowed or set while it waits, for example.
+/// Calls of this crate's own (`switchgrass::sleep`, …) still switch.
+///
+/// ```
+/// use std::time::Duration;
+/// switchgrass::monkey::no_switch(|| std::thread::sleep(Duration::from_millis(1)));
+/// ```
+pub fn no_switch<R>(f: impl FnOnce() -> R) -> R {
+    struct Region(u64);
+    impl Drop for Region {
+        fn drop(&mut self) {
+            REGIONS.set(REGIONS.get() - 1);
+            IN_REGION.with_borrow_mut(|inside| {
+                if let Some(at) = inside.iter().rposition(|id| *id == self.0) {
+                    inside.remove(at);
+                }
+            });
+        }
+    }
+    let id = hub::existing().map_or(0, |hub| hub.current().shared.id);
+    IN_REGION.with_borrow_mut(|inside| inside.push(id));
+    REGIONS.set(REGIONS.get() + 1);
+    let _region = Region(id);
+    f()
+}
+
+/// Counts the calls that change how a descriptor behaves (`O_NONBLOCK`, time limits): what is known of descriptors holds until the next.
+static SETTINGS: AtomicU64 = AtomicU64::new(1);
+
+pub(super) fn settings() -> u64 {
+    SETTINGS.load(Ordering::Acquire)
+}
+
+pub(super) fn settings_changed() {
+    SETTINGS.fetch_add(1, Ordering::AcqRel);
+}

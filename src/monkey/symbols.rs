@@ -1,0 +1,200 @@
+//! The functions that stand in for libc's, and the real ones.
+//!
+//! One line each in the tables below: which part it belongs to, its signature, and who does it for a greenlet. A function of the first table goes to libc
+//! if no greenlet can wait here; one of the second is always ours, since it keeps what is known of descriptors right.
+//!
+//! Variadic functions have fixed arguments here, which come in the same registers on the platforms that `cfg(interpose)` stands for.
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use libc::{
+    c_char, c_int, c_long, c_uint, c_ulong, c_void, clockid_t, epoll_event, fd_set, iovec, mmsghdr, msghdr,
+    nfds_t, off_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
+};
+
+use super::{Parts, gate, note, ready, signal, socket, time};
+use crate::sys;
+
+/// A function of libc's, looked up when it is first called.
+pub(super) struct Original {
+    name: &'static CStr,
+    address: AtomicPtr<c_void>,
+}
+
+impl Original {
+    const fn new(name: &'static CStr) -> Self {
+        Original { name, address: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    #[inline(always)]
+    fn get(&self) -> *mut c_void {
+        let address = self.address.load(Ordering::Relaxed);
+        if address.is_null() { self.find() } else { address }
+    }
+
+    #[cold]
+    fn find(&self) -> *mut c_void {
+        // SAFETY: a name that ends with a zero.
+        let address = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        if address.is_null() {
+            sys::abort(&format!("this libc has no function {:?}", self.name));
+        }
+        self.address.store(address, Ordering::Relaxed);
+        address
+    }
+}
+
+/// One interposed function.
+pub(super) struct Symbol {
+    pub(super) name: &'static CStr,
+    pub(super) part: Parts,
+    pub(super) ours: fn() -> *const c_void,
+}
+
+macro_rules! interpose {
+    (
+        waits { $($part:ident fn $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $hook:path;)* }
+        only { $(fn $oname:ident($($oarg:ident: $otype:ty),*) -> $oresult:ty;)* }
+        notes { $($npart:ident fn $nname:ident($($narg:ident: $ntype:ty),*) -> $nresult:ty = $nhook:path;)* }
+    ) => {
+        /// The real functions of libc, which block the OS thread, whatever is patched.
+        ///
+        /// # Safety
+        ///
+        /// As libc's. (The arguments of variadic functions are given in full: what a call does not need may be anything.)
+        pub mod originals {
+            use super::*;
+            $(original!($name($($arg: $type),*) -> $result);)*
+            $(original!($oname($($oarg: $otype),*) -> $oresult);)*
+            $(original!($nname($($narg: $ntype),*) -> $nresult);)*
+        }
+
+        #[cfg(interpose)]
+        mod exported {
+            use super::*;
+            $(
+                #[unsafe(no_mangle)]
+                unsafe extern "C" fn $name($($arg: $type),*) -> $result {
+                    match gate::gate(Parts::$part.0) {
+                        // SAFETY: the caller's arguments, which are libc's.
+                        Some(hub) => unsafe { $hook(hub, $($arg),*) },
+                        // SAFETY: as above.
+                        None => unsafe { originals::$name($($arg),*) },
+                    }
+                }
+            )*
+            $(
+                #[unsafe(no_mangle)]
+                unsafe extern "C" fn $nname($($narg: $ntype),*) -> $nresult {
+                    // SAFETY: as above.
+                    unsafe { $nhook($($narg),*) }
+                }
+            )*
+
+            pub(in super::super) static SYMBOLS: &[Symbol] = &[
+                $(Symbol { name: name(concat!(stringify!($name), "\0")), part: Parts::$part, ours: || $name as *const c_void },)*
+                $(Symbol { name: name(concat!(stringify!($nname), "\0")), part: Parts::$npart, ours: || $nname as *const c_void },)*
+            ];
+        }
+    };
+}
+
+macro_rules! original {
+    ($name:ident($($arg:ident: $type:ty),*) -> $result:ty) => {
+        #[doc = concat!("libc's `", stringify!($name), "`.")]
+        ///
+        /// # Safety
+        ///
+        /// As libc's.
+        #[inline]
+        pub unsafe fn $name($($arg: $type),*) -> $result {
+            static ORIGINAL: Original = Original::new(name(concat!(stringify!($name), "\0")));
+            // SAFETY: libc's function of that name has this signature.
+            let function = unsafe {
+                std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($type),*) -> $result>(ORIGINAL.get())
+            };
+            // SAFETY: the caller's arguments.
+            unsafe { function($($arg),*) }
+        }
+    };
+}
+
+const fn name(text: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(text.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => panic!("a name ends with a zero"),
+    }
+}
+
+interpose! {
+    waits {
+        TIME fn sleep(seconds: c_uint) -> c_uint = time::sleep;
+        TIME fn usleep(micros: useconds_t) -> c_int = time::usleep;
+        TIME fn nanosleep(request: *const timespec, rest: *mut timespec) -> c_int = time::nanosleep;
+        TIME fn clock_nanosleep(clock: clockid_t, flags: c_int, request: *const timespec, rest: *mut timespec) -> c_int = time::clock_nanosleep;
+        TIME fn sched_yield() -> c_int = time::sched_yield;
+
+        SOCKETS fn connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> c_int = socket::connect;
+        SOCKETS fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t = socket::recv;
+        SOCKETS fn recvfrom(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int, address: *mut sockaddr, address_len: *mut socklen_t) -> ssize_t = socket::recvfrom;
+        SOCKETS fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t = socket::recvmsg;
+        SOCKETS fn recvmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int, timeout: *mut timespec) -> c_int = socket::recvmmsg;
+        SOCKETS fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t = socket::send;
+        SOCKETS fn sendto(fd: c_int, buf: *const c_void, len: size_t, flags: c_int, address: *const sockaddr, address_len: socklen_t) -> ssize_t = socket::sendto;
+        SOCKETS fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t = socket::sendmsg;
+        SOCKETS fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int = socket::sendmmsg;
+
+        STREAMS fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t = socket::read;
+        STREAMS fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t = socket::readv;
+        STREAMS fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t = socket::write;
+        STREAMS fn writev(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t = socket::writev;
+        STREAMS fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t = socket::sendfile;
+        STREAMS fn sendfile64(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t = socket::sendfile;
+        STREAMS fn splice(from: c_int, from_offset: *mut i64, to: c_int, to_offset: *mut i64, len: size_t, flags: c_uint) -> ssize_t = socket::splice;
+
+        READY fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int = ready::poll;
+        READY fn ppoll(fds: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int = ready::ppoll;
+        READY fn select(count: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set, timeout: *mut timeval) -> c_int = ready::select;
+        READY fn pselect(count: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set, timeout: *const timespec, mask: *const sigset_t) -> c_int = ready::pselect;
+        READY fn epoll_wait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int = ready::epoll_wait;
+        READY fn epoll_pwait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int, mask: *const sigset_t) -> c_int = ready::epoll_pwait;
+        READY fn epoll_pwait2(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int = ready::epoll_pwait2;
+    }
+    only {
+        fn preadv2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t;
+        fn pwritev2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t;
+    }
+    notes {
+        SOCKETS fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int = note::socket;
+        SOCKETS fn socketpair(domain: c_int, kind: c_int, protocol: c_int, fds: *mut c_int) -> c_int = note::socketpair;
+        SOCKETS fn accept(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int = note::accept;
+        SOCKETS fn accept4(fd: c_int, address: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int = note::accept4;
+        SOCKETS fn setsockopt(fd: c_int, level: c_int, option: c_int, value: *const c_void, len: socklen_t) -> c_int = note::setsockopt;
+        SOCKETS fn shutdown(fd: c_int, how: c_int) -> c_int = socket::shutdown;
+        STREAMS fn pipe(fds: *mut c_int) -> c_int = note::pipe;
+        STREAMS fn pipe2(fds: *mut c_int, flags: c_int) -> c_int = note::pipe2;
+        STREAMS fn eventfd(value: c_uint, flags: c_int) -> c_int = note::eventfd;
+        STREAMS fn open(path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::open;
+        STREAMS fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::open64;
+        STREAMS fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::openat;
+        STREAMS fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::openat64;
+        STREAMS fn close(fd: c_int) -> c_int = note::close;
+        STREAMS fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = note::close_range;
+        STREAMS fn closefrom(first: c_int) -> () = note::closefrom;
+        STREAMS fn dup(fd: c_int) -> c_int = note::dup;
+        STREAMS fn dup2(fd: c_int, to: c_int) -> c_int = note::dup2;
+        STREAMS fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int = note::dup3;
+        STREAMS fn fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int = note::fcntl;
+        STREAMS fn fcntl64(fd: c_int, command: c_int, argument: c_long) -> c_int = note::fcntl64;
+        STREAMS fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int = note::ioctl;
+        LOCKS fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long = note::syscall;
+        SIGNALS fn sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int = signal::sigaction;
+        SIGNALS fn signal(signal: c_int, handler: libc::sighandler_t) -> libc::sighandler_t = signal::signal;
+    }
+}
+
+#[cfg(interpose)]
+pub(super) use exported::SYMBOLS;
+#[cfg(not(interpose))]
+pub(super) static SYMBOLS: &[Symbol] = &[];

@@ -1,0 +1,400 @@
+//! What is known of each descriptor number: what it is, how the program has set it, and where it is registered.
+//!
+//! The kernel's flags stay the program's own: nothing is made non-blocking behind its back (a single call, like `accept`, excepted). So what
+//! is here is a copy, which is made anew when something was set since, by whichever duplicate of the descriptor.
+//!
+//! A number that is closed and given out again without our seeing it (by a library that makes system calls of its own, by `fclose` in libc) is found
+//! out by its inode, each time before somebody waits.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
+
+use super::gate;
+use super::originals as real;
+use crate::hub::foreign::Verdict;
+use crate::hub::{self, Direction, Hub, SlotId};
+use crate::sys::clock::{NEVER, Nanos};
+use crate::sys::fork;
+use crate::sys::lock::Lock;
+use crate::task::{Home, Message, Reason};
+
+/// What a descriptor is, as far as waiting for it is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Unknown = 0,
+    /// A stream socket of TCP: a short read has emptied it.
+    Tcp,
+    /// Another stream socket.
+    Stream,
+    /// A socket with messages.
+    Datagram,
+    /// Anything else that can be waited for: a pipe, a terminal, an eventfd, a timer.
+    Other,
+    /// A file, directory or disk: always ready.
+    File,
+    /// What is left as it is: standard input, output and error.
+    Standard,
+}
+
+/// One descriptor number.
+pub(super) struct Entry {
+    kind: AtomicU8,
+    /// Counts the descriptors that have had this number.
+    generation: AtomicU64,
+    /// The count of settings that the following are of.
+    known: AtomicU64,
+    nonblocking: AtomicU8,
+    /// Nanoseconds; 0: no limit.
+    read_timeout: AtomicU64,
+    write_timeout: AtomicU64,
+    registered: Lock<Registered>,
+}
+
+#[derive(Default)]
+struct Registered {
+    inode: (u64, u64),
+    /// Seldom more than one.
+    places: Vec<Place>,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    home: &'static Home,
+    incarnation: u64,
+    process: u32,
+    slot: SlotId,
+}
+
+impl Place {
+    fn is_with(&self, hub: &Hub) -> bool {
+        self.incarnation == hub.incarnation && self.process == fork::generation()
+    }
+}
+
+impl Entry {
+    const fn new() -> Self {
+        Entry {
+            kind: AtomicU8::new(Kind::Unknown as u8),
+            generation: AtomicU64::new(0),
+            known: AtomicU64::new(0),
+            nonblocking: AtomicU8::new(0),
+            read_timeout: AtomicU64::new(0),
+            write_timeout: AtomicU64::new(0),
+            registered: Lock::new(Registered { inode: (0, 0), places: Vec::new() }),
+        }
+    }
+}
+
+const PAGE: usize = 1024;
+const PAGES: usize = 1024;
+
+/// Numbers above a million are left alone.
+static TABLE: [AtomicPtr<[Entry; PAGE]>; PAGES] = [const { AtomicPtr::new(ptr::null_mut()) }; PAGES];
+
+/// What is known of a number, if anything ever was.
+#[inline]
+fn existing(fd: RawFd) -> Option<&'static Entry> {
+    let number = usize::try_from(fd).ok()?;
+    let page = TABLE.get(number / PAGE)?.load(Ordering::Acquire);
+    // SAFETY: a page that is there was leaked by `entry`.
+    unsafe { page.as_ref() }.map(|page| &page[number % PAGE])
+}
+
+/// The place for a number.
+#[inline]
+pub(super) fn entry(fd: RawFd) -> Option<&'static Entry> {
+    existing(fd).or_else(|| add_page(fd))
+}
+
+#[cold]
+fn add_page(fd: RawFd) -> Option<&'static Entry> {
+    let slot = TABLE.get(usize::try_from(fd).ok()? / PAGE)?;
+    let mut page = Vec::with_capacity(PAGE);
+    page.resize_with(PAGE, Entry::new);
+    let page: Box<[Entry; PAGE]> = page.into_boxed_slice().try_into().ok()?;
+    let page = Box::into_raw(page);
+    if slot.compare_exchange(ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        // SAFETY: it is ours still, since another thread's is there.
+        drop(unsafe { Box::from_raw(page) });
+    }
+    existing(fd)
+}
+
+/// The number is somebody else's from now on: it is about to be closed, or was just given out. Who waits for the old one is woken.
+pub(super) fn forget(fd: RawFd) {
+    if gate::is_open()
+        && let Some(entry) = existing(fd)
+    {
+        entry.forget(fd);
+    }
+}
+
+/// Who waits for it looks again.
+pub(super) fn poke(fd: RawFd) {
+    let Some(entry) = existing(fd).filter(|_| gate::is_open()) else { return };
+    let places = entry.registered.lock().places.clone();
+    let own = hub::existing();
+    for place in places.iter().filter(|place| place.process == fork::generation()) {
+        match own {
+            Some(hub) if place.is_with(hub) => hub.poke_fd(place.slot),
+            _ => {
+                let SlotId { index, generation } = place.slot;
+                place.home.post(place.incarnation, Message::Poke { slot: index, generation });
+            }
+        }
+    }
+}
+
+/// All numbers of a range.
+pub(super) fn forget_range(first: u32, last: u32) {
+    for (index, page) in TABLE.iter().enumerate() {
+        if page.load(Ordering::Acquire).is_null() {
+            continue;
+        }
+        let start = (index * PAGE) as u32;
+        for fd in start.max(first)..=(start + PAGE as u32 - 1).min(last) {
+            forget(fd as RawFd);
+        }
+    }
+}
+
+impl Entry {
+    #[cold]
+    fn forget_known(&self) {
+        self.kind.store(Kind::Unknown as u8, Ordering::Relaxed);
+        self.known.store(0, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn forget(&self, fd: RawFd) {
+        if self.kind.load(Ordering::Relaxed) == Kind::Unknown as u8 && self.known.load(Ordering::Relaxed) == 0
+        {
+            return;
+        }
+        self.forget_known();
+        let places = std::mem::take(&mut self.registered.lock().places);
+        let own = hub::existing();
+        for place in places.iter().filter(|place| place.process == fork::generation()) {
+            match own {
+                Some(hub) if place.is_with(hub) => {
+                    // SAFETY: a number that is open, or was just now; only epoll is asked about it, which tells if it is not.
+                    hub.close_fd(place.slot, unsafe { BorrowedFd::borrow_raw(fd) }, true);
+                }
+                _ => {
+                    let SlotId { index, generation } = place.slot;
+                    place.home.post(place.incarnation, Message::Closed { slot: index, generation });
+                }
+            }
+        }
+    }
+
+    /// What it is.
+    #[inline]
+    pub(super) fn kind(&self, fd: RawFd) -> Kind {
+        let kind = self.kind.load(Ordering::Relaxed);
+        if kind != Kind::Unknown as u8 {
+            // SAFETY: only kinds are stored here.
+            return unsafe { std::mem::transmute::<u8, Kind>(kind) };
+        }
+        let kind = find_kind(fd);
+        self.kind.store(kind as u8, Ordering::Relaxed);
+        kind
+    }
+
+    /// Which descriptor of this number it is.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn learn(&self, fd: RawFd) {
+        let now = gate::settings();
+        if self.known.load(Ordering::Relaxed) == now {
+            return;
+        }
+        // SAFETY: F_GETFL takes no argument.
+        let flags = unsafe { real::fcntl(fd, libc::F_GETFL, 0) };
+        self.nonblocking.store(u8::from(flags != -1 && flags & libc::O_NONBLOCK != 0), Ordering::Relaxed);
+        if matches!(self.kind(fd), Kind::Tcp | Kind::Stream | Kind::Datagram) {
+            self.read_timeout.store(time_limit(fd, libc::SO_RCVTIMEO), Ordering::Relaxed);
+            self.write_timeout.store(time_limit(fd, libc::SO_SNDTIMEO), Ordering::Relaxed);
+        }
+        self.known.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether the program has made it non-blocking.
+    #[inline]
+    pub(super) fn is_nonblocking(&self, fd: RawFd) -> bool {
+        self.learn(fd);
+        self.nonblocking.load(Ordering::Relaxed) != 0
+    }
+
+    /// When a call that begins now has to be done, by the limit that the program has set.
+    pub(super) fn deadline(&self, hub: &Hub, fd: RawFd, direction: Direction) -> Nanos {
+        self.learn(fd);
+        let limit = match direction {
+            Direction::Read => &self.read_timeout,
+            Direction::Write => &self.write_timeout,
+        };
+        match limit.load(Ordering::Relaxed) {
+            0 => NEVER,
+            nanos => hub.deadline(std::time::Duration::from_nanos(nanos)),
+        }
+    }
+
+    pub(super) fn has_read_limit(&self, fd: RawFd) -> bool {
+        self.learn(fd);
+        self.read_timeout.load(Ordering::Relaxed) != 0
+    }
+
+    fn slot(&self, hub: &Hub) -> Option<SlotId> {
+        self.registered.lock().places.iter().find(|place| place.is_with(hub)).map(|place| place.slot)
+    }
+
+    /// Whether a call in that direction may find something to do.
+    #[inline]
+    pub(super) fn may_be_ready(&self, hub: &Hub, direction: Direction) -> bool {
+        self.slot(hub).is_none_or(|slot| hub.fd_ready(slot, direction))
+    }
+
+    /// A call has found that there is nothing (more) to do.
+    #[inline]
+    pub(super) fn exhausted(&self, hub: &Hub, direction: Direction) {
+        if let Some(slot) = self.slot(hub) {
+            hub.fd_exhausted(slot, direction);
+        }
+    }
+
+    /// Waits until there may be something to do. An error is a number: `EBADF` if it was closed meanwhile, `ETIMEDOUT` and `ECANCELED` for what is
+    /// pending against the greenlet.
+    pub(super) fn wait(
+        &self,
+        hub: &Hub,
+        fd: RawFd,
+        direction: Direction,
+        what: &'static str,
+        deadline: Nanos,
+    ) -> Result<Waited, i32> {
+        let generation = self.generation();
+        let inode = inode(fd)?;
+        // SAFETY: it is open, as was just seen; and if it is closed by another thread meanwhile, epoll says so.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        if self.registered.lock().inode != inode {
+            self.forget_places(hub, inode);
+        }
+        let slot = match self.slot(hub) {
+            Some(slot) => slot,
+            None => {
+                let slot = hub.register_fd(borrowed, direction).map_err(number)?;
+                let process = fork::generation();
+                let (home, incarnation) = (hub.home, hub.incarnation);
+                let mut registered = self.registered.lock();
+                registered.places.retain(|place| {
+                    place.home.incarnation() == place.incarnation && place.process == process
+                });
+                registered.places.push(Place { home, incarnation, process, slot });
+                slot
+            }
+        };
+        let reason = Reason::of(what, fd as u64);
+        let verdict = hub.wait_fd_foreign(slot, borrowed, direction, reason, deadline).map_err(number)?;
+        if self.generation() != generation {
+            return Err(libc::EBADF);
+        }
+        answer(verdict)
+    }
+
+    /// The number has become another descriptor's unseen.
+    #[cold]
+    fn forget_places(&self, hub: &Hub, inode: (u64, u64)) {
+        let mut registered = self.registered.lock();
+        registered.inode = inode;
+        let places = std::mem::take(&mut registered.places);
+        drop(registered);
+        for place in places {
+            if place.is_with(hub) {
+                hub.forget_registration(place.slot);
+            }
+        }
+    }
+}
+
+/// How a wait ended that may go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Waited {
+    Woken,
+    TimedOut,
+}
+
+/// What a call fails with for what is pending against its greenlet.
+pub(super) fn answer(verdict: Verdict) -> Result<Waited, i32> {
+    match verdict {
+        Verdict::Woken => Ok(Waited::Woken),
+        Verdict::TimedOut => Ok(Waited::TimedOut),
+        Verdict::Expired => Err(libc::ETIMEDOUT),
+        Verdict::Killed => Err(libc::ECANCELED),
+    }
+}
+
+fn number(error: io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+fn stat(fd: RawFd) -> Result<libc::stat, i32> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat writes a whole `stat` through the pointer if it succeeds.
+    match unsafe { libc::fstat(fd, stat.as_mut_ptr()) } {
+        // SAFETY: it has succeeded.
+        0 => Ok(unsafe { stat.assume_init() }),
+        _ => Err(super::errno()),
+    }
+}
+
+fn inode(fd: RawFd) -> Result<(u64, u64), i32> {
+    stat(fd).map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+#[cold]
+fn find_kind(fd: RawFd) -> Kind {
+    if (0..=2).contains(&fd) {
+        return Kind::Standard;
+    }
+    let Ok(stat) = stat(fd) else { return Kind::Unknown };
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK => Kind::File,
+        libc::S_IFSOCK => {
+            let family = int_option(fd, libc::SO_DOMAIN);
+            match int_option(fd, libc::SO_TYPE) {
+                Some(libc::SOCK_STREAM) if matches!(family, Some(libc::AF_INET | libc::AF_INET6)) => {
+                    Kind::Tcp
+                }
+                Some(libc::SOCK_STREAM) => Kind::Stream,
+                _ => Kind::Datagram,
+            }
+        }
+        _ => Kind::Other,
+    }
+}
+
+fn int_option(fd: RawFd, option: libc::c_int) -> Option<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option is an int, and so much room is given.
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &mut len) };
+    (result == 0).then_some(value)
+}
+
+fn time_limit(fd: RawFd, option: libc::c_int) -> u64 {
+    let mut value = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let mut len = size_of::<libc::timeval>() as libc::socklen_t;
+    // SAFETY: the option is a timeval, and so much room is given.
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut value).cast(), &mut len) };
+    if result != 0 {
+        return 0;
+    }
+    (value.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(value.tv_usec as u64 * 1000)
+}

@@ -1,0 +1,5 @@
+//! Unmodified blocking code on greenlets. A process of its own: what is patched stays so.
+
+mod std_net;
+mod std_sync;
+mod util;
