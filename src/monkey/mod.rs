@@ -141,6 +141,7 @@ pub unsafe fn patch(parts: Parts) -> Result<Report, PatchError> {
     if parts.contains(Parts::LOCKS) {
         futex::learn().map_err(PatchError)?;
     }
+    table::watch_forks();
     gate::PATCHED.fetch_or(parts.0, Ordering::SeqCst);
     gate::settings_changed();
     Ok(Report { parts: patched(), ..report })
