@@ -1,5 +1,7 @@
 //! Unmodified blocking code on greenlets. A process of its own: what is patched stays so.
 
+mod std_io;
+mod std_mpsc;
 mod std_net;
 mod std_sync;
 mod util;
