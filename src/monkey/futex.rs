@@ -19,8 +19,8 @@
 //! doubles as long as that was for nothing.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Once, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ use super::{Parts, errno, gate, originals as real, set_errno};
 use crate::hub::Hub;
 use crate::hub::foreign::Verdict;
 use crate::sys::clock::{NEVER, Nanos};
-use crate::sys::lock::Lock;
+use crate::sys::fork::{self, HeldAtFork};
+use crate::sys::lock::{Lock, LockGuard};
 use crate::task::{Reason, Waker};
 
 const BUCKETS: usize = 256;
@@ -177,6 +178,28 @@ unsafe fn deadline(hub: &Hub, timeout: Option<&timespec>, absolute: bool, operat
         left = left.saturating_sub(super::time::duration(&now));
     }
     hub.deadline(left)
+}
+
+static HELD: HeldAtFork<Vec<LockGuard<'static, Vec<Waiter>>>> = HeldAtFork::new();
+
+/// In a child of this process, nobody waits. (The greenlets that did are not there, nor are the threads.)
+pub(super) fn watch_forks() {
+    extern "C" fn prepare() {
+        HELD.put(TABLE.iter().map(|bucket| bucket.greenlets.lock()).collect());
+    }
+    extern "C" fn in_parent() {
+        drop(HELD.take());
+    }
+    extern "C" fn in_child() {
+        for mut greenlets in HELD.take().into_iter().flatten() {
+            // Their tasks are dead, and not to be touched.
+            std::mem::forget(std::mem::take(&mut *greenlets));
+        }
+        TABLE.iter().for_each(|bucket| bucket.threads.store(0, Ordering::SeqCst));
+        PARKED_HERE.set(0);
+    }
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(|| fork::at_fork(prepare, in_parent, in_child));
 }
 
 const REASON: &str = "futex";
