@@ -14,6 +14,8 @@ use switchgrass::{Coroutine, joinall, sleep, spawn, timeout, yield_now};
 
 mod channels;
 mod locks;
+#[cfg(feature = "monkey")]
+mod patched;
 mod queues;
 mod servers;
 
@@ -102,6 +104,16 @@ fn main() {
             ("timeouts", _) => timeouts(&keys),
             ("file_read", _) => file_read(&keys),
             ("echo", _) => servers::echo(&keys),
+            #[cfg(feature = "monkey")]
+            ("echo-std", _) => patched::echo(&keys),
+            #[cfg(feature = "monkey")]
+            ("pass_through", _) => patched::pass_through(&keys),
+            #[cfg(feature = "monkey")]
+            ("std_mutex", _) => patched::mutex(&keys),
+            #[cfg(not(feature = "monkey"))]
+            ("echo-std" | "pass_through" | "std_mutex", _) => {
+                Err("this needs the feature `monkey`: cargo bench --features monkey --bench work".to_owned())
+            }
             ("echo-mio", _) => servers::echo_mio(&keys),
             ("http", _) => servers::http(&keys),
             ("load", _) => servers::load(&keys),

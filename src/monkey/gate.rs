@@ -40,6 +40,19 @@ pub(super) fn is_in_handler() -> bool {
     IN_HANDLER.get() > 0
 }
 
+/// The process that has patched.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+pub(super) fn open(parts: u32) {
+    PROCESS.store(crate::sys::fork::generation(), Ordering::Relaxed);
+    PATCHED.fetch_or(parts, Ordering::SeqCst);
+    settings_changed();
+}
+
+pub(super) fn process() -> u32 {
+    PROCESS.load(Ordering::Relaxed)
+}
+
 /// Whether anything is patched, so that the tables have to be kept right.
 #[inline]
 pub(super) fn is_open() -> bool {

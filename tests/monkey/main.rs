@@ -1,5 +1,6 @@
 //! Unmodified blocking code on greenlets. A process of its own: what is patched stays so.
 
+mod libc_sockets;
 mod std_io;
 mod std_mpsc;
 mod std_net;
