@@ -280,7 +280,7 @@ pub(super) fn wait_here(
         }
         bucket.add(&mut greenlets, hub, address, bits)
     };
-    wait_in_table(hub, bucket, number, address, deadline)
+    wait_in_table(hub, bucket, number, address, || deadline)
 }
 
 /// Waits until it is taken out of the table.
@@ -289,14 +289,14 @@ fn wait_in_table(
     bucket: &Bucket,
     number: u64,
     address: usize,
-    deadline: Nanos,
+    deadline: impl Fn() -> Nanos,
 ) -> Result<(), i32> {
     let reason = Reason::shared_of(REASON, address as u64);
     let pending = hub.verdict() != Verdict::Woken;
     loop {
         let verdict = match pending {
-            false => hub.park_foreign(reason, deadline),
-            true => hub.park_unbroken(reason, deadline),
+            false => hub.park_foreign(reason, deadline()),
+            true => hub.park_unbroken(reason, deadline()),
         };
         let result = match verdict {
             Verdict::Woken => match bucket.renew(hub, number) {
@@ -355,7 +355,7 @@ pub(super) fn wait_for_address(
         bucket.remove(number);
         return Ok(());
     }
-    wait_in_table(hub, bucket, number, address, deadline)
+    wait_in_table(hub, bucket, number, address, || deadline)
 }
 
 /// Wakes so many of those who [wait](wait_for_address).
@@ -449,6 +449,13 @@ fn park(hub: &Hub, word: &AtomicI32, deadline: Nanos) -> Result<(), i32> {
             wake_all(address);
             return Ok(());
         }
+        if PARKED_HERE.get() == 1 {
+            // It was alone until now, and waits without a limit.
+            greenlets
+                .iter()
+                .filter(|waiter| waiter.address == address)
+                .for_each(|waiter| waiter.waker.wake());
+        }
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         greenlets.push(Waiter { address, bits: u32::MAX, number, waker: hub.waker(), parked: true });
         number
@@ -456,11 +463,13 @@ fn park(hub: &Hub, word: &AtomicI32, deadline: Nanos) -> Result<(), i32> {
     PARKED_HERE.set(PARKED_HERE.get() + 1);
     HOLES.set(HOLES.get() + 1);
     let holes = HOLES.get();
-    let result = loop {
-        let next = hub.deadline(PAUSE.get()).min(deadline);
+    let next = || {
         let has_company = PARKED_HERE.get() > 1;
-        match wait_in_table(hub, bucket, number, address, if has_company { next } else { deadline }) {
-            Err(libc::ETIMEDOUT) if has_company && next < deadline => {
+        if has_company { hub.deadline(PAUSE.get()).min(deadline) } else { deadline }
+    };
+    let result = loop {
+        match wait_in_table(hub, bucket, number, address, next) {
+            Err(libc::ETIMEDOUT) if hub.deadline(Duration::ZERO) < deadline => {
                 if HOLES.get() != holes {
                     PAUSE.set((PAUSE.get() * 2).min(LONGEST_PAUSE));
                     break Ok(());

@@ -248,6 +248,8 @@ unsafe fn select_until(
 ) -> c_int {
     const BITS: usize = 64;
     let Ok(numbers) = usize::try_from(count) else { return fail(libc::EINVAL) as c_int };
+    // Whoever asks for all numbers that there may be has sets of the usual size.
+    let numbers = if numbers > libc::FD_SETSIZE { numbers.min(table_size()) } else { numbers };
     let words = numbers.div_ceil(BITS);
     let asked: [Vec<u64>; 3] = sets.map(|set| match set.is_null() {
         true => Vec::new(),
@@ -280,6 +282,13 @@ unsafe fn select_until(
         }
     }
     result
+}
+
+/// How many descriptors this process has a table for. The kernel looks at no more of a set.
+fn table_size() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+    line.and_then(|size| size.trim().parse().ok()).unwrap_or(libc::FD_SETSIZE)
 }
 
 pub(super) unsafe fn epoll_wait(
