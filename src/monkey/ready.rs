@@ -35,8 +35,17 @@ pub(super) unsafe fn ppoll(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let time = timeout.as_ref().map(super::time::duration);
+        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) as c_int };
         poll_until(hub, fds, count, time, || real::ppoll(fds, count, &ZERO, mask))
+    }
+}
+
+/// Or not a valid time.
+unsafe fn limit(timeout: *const timespec) -> Result<Option<Duration>, ()> {
+    // SAFETY: the caller's pointer, null or valid.
+    match unsafe { timeout.as_ref() } {
+        Some(time) if !super::time::is_valid(time) => Err(()),
+        time => Ok(time.map(super::time::duration)),
     }
 }
 
@@ -205,6 +214,9 @@ pub(super) unsafe fn select(
             Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
                 + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
         });
+        if timeout.as_ref().is_some_and(|time| time.tv_sec < 0 || time.tv_usec < 0) {
+            return fail(libc::EINVAL) as c_int;
+        }
         let began = std::time::Instant::now();
         let result = select_until(hub, count, [read, write, except], time, |sets| {
             let mut zero = timeval { tv_sec: 0, tv_usec: 0 };
@@ -231,7 +243,7 @@ pub(super) unsafe fn pselect(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let time = timeout.as_ref().map(super::time::duration);
+        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) as c_int };
         select_until(hub, count, [read, write, except], time, |sets| {
             real::pselect(count, sets[0], sets[1], sets[2], &ZERO, mask)
         })
@@ -326,7 +338,7 @@ pub(super) unsafe fn epoll_pwait2(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let time = timeout.as_ref().map(super::time::duration);
+        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) as c_int };
         epoll_until(hub, epfd, time, || real::epoll_pwait(epfd, events, count, 0, mask))
     }
 }

@@ -1,6 +1,9 @@
 //! Unmodified blocking code on greenlets. A process of its own: what is patched stays so.
 
+mod libc_fds;
+mod libc_ready;
 mod libc_sockets;
+mod pending;
 mod std_io;
 mod std_mpsc;
 mod std_net;
