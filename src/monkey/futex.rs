@@ -65,6 +65,12 @@ fn bucket(address: usize) -> &'static Bucket {
     &TABLE[(address >> 2).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56]
 }
 
+/// Whether it is the word of one of the table's own locks.
+fn is_of_table(address: usize) -> bool {
+    let range = TABLE.as_ptr_range();
+    (range.start as usize..range.end as usize).contains(&address)
+}
+
 /// `syscall`, whatever it is about.
 ///
 /// # Safety
@@ -142,6 +148,10 @@ unsafe fn futex(
             if gate::PATCHED.load(Ordering::Relaxed) & Parts::LOCKS.0 == 0 {
                 return kernel();
             }
+            if HOLDS_ALL.get() || is_of_table(address) {
+                // For these locks only threads wait; and here the table is not to be locked.
+                return kernel();
+            }
             let bits = if wake == libc::FUTEX_WAKE_BITSET { f as u32 } else { u32::MAX };
             let wanted = value.max(0) as usize;
             wake_here(address, wanted, bits, |count| {
@@ -185,10 +195,12 @@ static HELD: HeldAtFork<Vec<LockGuard<'static, Vec<Waiter>>>> = HeldAtFork::new(
 /// In a child of this process, nobody waits. (The greenlets that did are not there, nor are the threads.)
 pub(super) fn watch_forks() {
     extern "C" fn prepare() {
+        HOLDS_ALL.set(true);
         HELD.put(TABLE.iter().map(|bucket| bucket.greenlets.lock()).collect());
     }
     extern "C" fn in_parent() {
         drop(HELD.take());
+        HOLDS_ALL.set(false);
     }
     extern "C" fn in_child() {
         for mut greenlets in HELD.take().into_iter().flatten() {
@@ -197,6 +209,7 @@ pub(super) fn watch_forks() {
         }
         TABLE.iter().for_each(|bucket| bucket.threads.store(0, Ordering::SeqCst));
         PARKED_HERE.set(0);
+        HOLDS_ALL.set(false);
     }
     static WATCHED: Once = Once::new();
     WATCHED.call_once(|| fork::at_fork(prepare, in_parent, in_child));
@@ -322,7 +335,9 @@ fn wake_here(address: usize, wanted: usize, bits: u32, kernel: impl Fn(usize) ->
     fence(Ordering::SeqCst);
     let mut woken = 0;
     let threads = bucket.threads.load(Ordering::SeqCst) > 0;
-    let threads_first = threads && bucket.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+    // A thread that forks has locked the bucket, and may be who is to be woken: it waits for the next lock, which is being let go here.
+    let is_locked = threads && bucket.greenlets.try_lock().is_none();
+    let threads_first = threads && (is_locked || bucket.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1);
     if threads_first {
         woken += kernel(wanted);
     }
@@ -375,6 +390,8 @@ const EMPTY: i32 = 0;
 const NOTIFIED: i32 = 1;
 
 thread_local! {
+    /// This thread forks, and has locked all buckets.
+    static HOLDS_ALL: Cell<bool> = const { Cell::new(false) };
     static LEARNING: Cell<bool> = const { Cell::new(false) };
     static LEARNED: Cell<(usize, i32)> = const { Cell::new((0, 0)) };
     /// The word of this thread; 0: not asked yet.
