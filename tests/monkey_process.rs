@@ -3,7 +3,10 @@
 //! Each case runs in this executable again, with the name of the case in the environment: on its *main* thread, without a test harness. It fails by a
 //! panic, or by a child that does.
 
-#![expect(clippy::disallowed_methods, reason = "that std's own functions let others run is what is tested here")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "that std's own functions let others run is what is tested here"
+)]
 
 use std::cell::Cell;
 use std::fs::File;
@@ -37,6 +40,7 @@ const CASES: &[(&str, fn())] = cases! {
     a_child_of_a_process_with_greenlets_can_block_and_has_greenlets_of_its_own;
     a_child_that_a_greenlet_has_forked_can_block;
     forks_amid_threads_that_lock_and_accept_do_not_hang;
+    forks_amid_contended_locks_do_not_hang;
     commands_get_descriptors_that_block;
     standard_input_and_output_block_the_thread;
     calls_in_the_panic_hook_block_the_thread;
@@ -111,7 +115,10 @@ fn files_are_read_on_other_threads_if_that_is_patched() {
     std::fs::remove_file(&path).unwrap();
     assert_eq!(text, "hello");
     assert!(read.is_ready(), "and so does a read");
-    assert_eq!((&File::open("/proc/self/exe").unwrap()).write(b"x").unwrap_err().raw_os_error(), Some(libc::EBADF));
+    assert_eq!(
+        (&File::open("/proc/self/exe").unwrap()).write(b"x").unwrap_err().raw_os_error(),
+        Some(libc::EBADF)
+    );
     joinall(&others);
 }
 
@@ -277,6 +284,33 @@ fn forks_amid_threads_that_lock_and_accept_do_not_hang() {
     while threads.iter().any(|thread| !thread.is_finished()) {
         drop(TcpStream::connect(address).unwrap());
     }
+}
+
+/// What is locked for a fork is let go by threads that have to wake who forks.
+fn forks_amid_contended_locks_do_not_hang() {
+    patched();
+    let done: &'static AtomicBool = Box::leak(Box::default());
+    let mutexes: &'static [Mutex<()>] = Vec::leak((0..64).map(|_| Mutex::new(())).collect());
+    let threads: Vec<_> = (0..3)
+        .map(|number| {
+            thread::spawn(move || {
+                let work = move || {
+                    let mut at = number;
+                    while !done.load(Ordering::Relaxed) {
+                        at = (at + 1) % 4;
+                        let _locked = mutexes[at].lock().unwrap();
+                        thread::yield_now();
+                    }
+                };
+                joinall([&spawn(work), &spawn(work), &spawn(work)]);
+            })
+        })
+        .collect();
+    for _ in 0..300 {
+        ends_well(fork(|| drop(mutexes[9].lock().unwrap())));
+    }
+    done.store(true, Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 fn commands_get_descriptors_that_block() {
