@@ -254,27 +254,37 @@ pub struct Symbol {
 
 impl Report {
     fn now(parts: Parts) -> Report {
+        // In a shared library, our own references to these names go where the program's do. So what counts is the file that the function is in.
+        static HERE: u8 = 0;
+        let (own, _) = file_of((&raw const HERE).cast());
         let symbols = symbols::SYMBOLS.iter().filter(|symbol| parts.contains(symbol.part)).map(|symbol| {
             // SAFETY: a name that ends with a zero.
             let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, symbol.name.as_ptr()) };
-            let mut information = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
-            // SAFETY: dladdr writes the whole structure if it gives something else than 0, and strings in it stay.
-            let owner = unsafe {
-                match libc::dladdr(address, information.as_mut_ptr()) {
-                    0 => String::from("nobody"),
-                    _ => std::ffi::CStr::from_ptr((*information.as_ptr()).dli_fname)
-                        .to_string_lossy()
-                        .into_owned(),
-                }
-            };
+            let (file, owner) = file_of(address);
             Symbol {
                 name: symbol.name.to_str().expect("a name of letters"),
                 part: symbol.part,
-                is_ours: std::ptr::eq(address, (symbol.ours)()),
+                is_ours: file == own && std::ptr::eq(address, (symbol.ours)()),
                 owner,
             }
         });
         Report { parts: patched(), symbols: symbols.collect() }
+    }
+}
+
+/// Where the file begins in memory that an address belongs to, and its name.
+fn file_of(address: *const libc::c_void) -> (usize, String) {
+    let mut information = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: dladdr writes the whole structure if it gives something else than 0; its strings stay as long as the file is loaded.
+    unsafe {
+        match libc::dladdr(address, information.as_mut_ptr()) {
+            0 => (0, String::from("nobody")),
+            _ => {
+                let information = information.assume_init();
+                let name = std::ffi::CStr::from_ptr(information.dli_fname);
+                (information.dli_fbase.addr(), name.to_string_lossy().into_owned())
+            }
+        }
     }
 }
 
