@@ -208,6 +208,7 @@ pub unsafe fn patch(parts: Parts) -> Result<Report, PatchError> {
     if parts.contains(Parts::LOCKS) {
         futex::learn().map_err(PatchError)?;
     }
+    table::watch_forks();
     futex::watch_forks();
     gate::open(parts.0);
     Ok(Report { parts: patched(), ..report })
