@@ -8,11 +8,11 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::{Direction, Hub, SlotId, Waits, Wake};
+use super::{Direction, Hub, Listed, SlotId, Waits, Wake};
 use crate::sys;
-use crate::sys::clock::Nanos;
+use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::hooks;
-use crate::task::{Reason, State, Task};
+use crate::task::{Ended, Listener, Reason, State, Task};
 
 /// How a wait for foreign frames ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +73,24 @@ impl Hub {
     pub(crate) fn unbroken<R>(&self, f: impl FnOnce() -> R) -> R {
         let _masked = Unbroken::begin(self.current());
         f()
+    }
+
+    /// As [`Hub::wait_ended`] of what ends elsewhere, without unwinding.
+    pub(crate) fn wait_ended_foreign(&self, ended: &Ended, reason: Reason) -> Verdict {
+        let _outside = self.outside_wait();
+        loop {
+            let waker = self.waker();
+            if ended.is_set() || ended.add(Listener::Task(waker.clone())).is_err() {
+                return Verdict::Woken;
+            }
+            let _listed = Listed { ended, waker };
+            match self.park_foreign(reason, NEVER) {
+                Verdict::Woken => {}
+                // If it has ended at the same time, that counts.
+                _ if ended.is_set() => return Verdict::Woken,
+                verdict => return verdict,
+            }
+        }
     }
 
     /// Has a function called before (`true`) and after the loop looks for events.

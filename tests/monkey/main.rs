@@ -1,5 +1,7 @@
 //! Unmodified blocking code on greenlets. A process of its own: what is patched stays so.
 
+mod names;
+mod processes;
 mod std_net;
 mod std_sync;
 mod util;
