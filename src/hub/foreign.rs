@@ -117,6 +117,19 @@ impl Hub {
         result.map(|()| verdict)
     }
 
+    /// Waits for the next edge of a descriptor, whatever is pending against the task.
+    pub(crate) fn wait_fd_unbroken(
+        &self,
+        id: SlotId,
+        fd: BorrowedFd<'_>,
+        direction: Direction,
+        reason: Reason,
+        deadline: Nanos,
+    ) -> io::Result<Verdict> {
+        let wake = self.unbroken(|| self.wait_fd(id, fd, direction, reason, deadline, Waits::ForIt))?;
+        Ok(if wake == Wake::TimedOut { Verdict::TimedOut } else { Verdict::Woken })
+    }
+
     /// A registration whose descriptor was closed unseen: whatever has its number now is another one's.
     pub(crate) fn forget_registration(&self, id: SlotId) {
         self.forget_fd(id);

@@ -1,8 +1,7 @@
 //! Waiting for children, and for threads.
 //!
-//! A child is first looked for without waiting. Then the greenlet waits for its pidfd (Linux 5.3), and looks again. Where there is none (any child, a group;
-//! stops and continuations, of which a pidfd does not tell), it looks after pauses, which grow: and so for threads, of whose end the kernel tells
-//! only the C library.
+//! First it is tried without waiting. Then the greenlet waits for a pidfd (of a process: Linux 5.3, of a thread: 6.9), and tries again. Where there is none
+//! (for any child, or a group; for stops and continuations, of which a pidfd does not tell), it tries after pauses, which grow.
 //!
 //! What waits within libc, `system` and `pclose`, runs on a thread each: that costs less than the process which it waits for.
 
@@ -19,78 +18,122 @@ use libc::{
 
 use super::file::{self, Pointer};
 use super::{errno, fail, originals as real, set_errno, table};
+use crate::hub::foreign::Verdict;
 use crate::hub::{Direction, Hub, SlotId};
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
+use crate::sys::fork;
 use crate::task::Reason;
 use crate::threadpool::ThreadPool;
 
-/// How long to wait for the next look: from 1 ms, doubled each time, to 20 ms.
+/// How long to wait until the next try: from 1 ms, doubled each time, to 20 ms.
 fn pauses() -> impl Iterator<Item = Duration> {
     let next = |pause: &Duration| Some((*pause * 2).min(Duration::from_millis(20)));
     std::iter::successors(Some(Duration::from_millis(1)), next)
 }
 
-/// The pidfd of a child, registered for one wait.
+/// A pidfd, registered for one wait.
 struct Exit<'a> {
     hub: &'a Hub,
     fd: OwnedFd,
     slot: SlotId,
+    /// Of which process: in a child the slot may be somebody else's.
+    generation: u32,
 }
 
 impl<'a> Exit<'a> {
-    /// `None`: there is no such thing here.
+    /// `None`: it cannot be registered.
     fn watch(hub: &'a Hub, fd: OwnedFd) -> Option<Exit<'a>> {
         let slot = hub.register_fd(fd.as_fd(), Direction::Read).ok()?;
-        Some(Exit { hub, fd, slot })
-    }
-
-    /// Waits until the child has ended.
-    fn wait(&self, reason: Reason) -> Result<(), i32> {
-        while !self.hub.fd_ready(self.slot, Direction::Read) {
-            let waited = self.hub.wait_fd_foreign(self.slot, self.fd.as_fd(), Direction::Read, reason, NEVER);
-            table::answer(waited.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?)?;
-        }
-        Ok(())
+        Some(Exit { hub, fd, slot, generation: fork::generation() })
     }
 }
 
 impl Drop for Exit<'_> {
     fn drop(&mut self) {
-        // Children that are just being started have a duplicate until they execute their program.
-        self.hub.close_fd(self.slot, self.fd.as_fd(), true);
+        if self.generation == fork::generation() {
+            // Children that are just being started have a duplicate until they execute their program.
+            self.hub.close_fd(self.slot, self.fd.as_fd(), true);
+        }
     }
 }
 
-/// Looks until there is something. An error: what is pending against the greenlet.
-fn look_until<T>(
-    hub: &Hub,
+/// A wait for the end of something.
+struct Wait<'a> {
+    hub: &'a Hub,
     reason: Reason,
-    pidfd: impl FnOnce() -> Option<OwnedFd>,
-    mut look: impl FnMut() -> Option<T>,
-) -> Result<T, i32> {
-    if let Some(found) = look() {
-        return Ok(found);
+    deadline: Nanos,
+    /// Whether nothing that is pending against the greenlet ends it.
+    is_unbroken: bool,
+}
+
+impl<'a> Wait<'a> {
+    fn new(hub: &'a Hub, reason: Reason) -> Self {
+        Wait { hub, reason, deadline: NEVER, is_unbroken: false }
     }
-    // If there is something just when the wait is cut short, that counts.
-    if let Some(exit) = pidfd().and_then(|fd| Exit::watch(hub, fd)) {
-        let waited = exit.wait(reason);
-        match (look(), waited) {
-            (Some(found), _) => return Ok(found),
-            (None, Err(error)) => return Err(error),
-            // It has ended, but is not ours to see yet: a debugger has it.
-            (None, Ok(())) => {}
+
+    /// Tries until there is something. An error: what is pending against the greenlet, or `ETIMEDOUT`.
+    fn until<T>(
+        &self,
+        pidfd: impl FnOnce() -> Option<OwnedFd>,
+        mut try_it: impl FnMut() -> Option<T>,
+    ) -> Result<T, i32> {
+        if let Some(found) = try_it() {
+            return Ok(found);
+        }
+        if let Some(exit) = pidfd().and_then(|fd| Exit::watch(self.hub, fd)) {
+            // Goes on, so the descriptor is not for another which has got the same number.
+            if let Some(found) = try_it() {
+                return Ok(found);
+            }
+            let waited = self.wait_for(&exit);
+            // If there is something just when the wait is cut short, that counts.
+            match (try_it(), waited) {
+                (Some(found), _) => return Ok(found),
+                (None, Err(error)) => return Err(error),
+                // It has ended, but is not ours to see yet: a debugger has it.
+                (None, Ok(())) => {}
+            }
+        }
+        let mut pauses = pauses();
+        loop {
+            let pause = pauses.next().unwrap_or_default();
+            let waited = self.pause(self.hub.deadline(pause));
+            match (try_it(), waited) {
+                (Some(found), _) => return Ok(found),
+                (None, Err(error)) => return Err(error),
+                (None, Ok(())) => {}
+            }
         }
     }
-    for pause in pauses() {
-        let waited = table::answer(hub.park_foreign(reason, hub.deadline(pause)));
-        match (look(), waited) {
-            (Some(found), _) => return Ok(found),
-            (None, Err(error)) => return Err(error),
-            (None, Ok(_)) => {}
+
+    /// Waits until its event has come.
+    fn wait_for(&self, exit: &Exit<'_>) -> Result<(), i32> {
+        let (fd, direction) = (exit.fd.as_fd(), Direction::Read);
+        while !self.hub.fd_ready(exit.slot, direction) {
+            let verdict = match self.is_unbroken {
+                true => self.hub.wait_fd_unbroken(exit.slot, fd, direction, self.reason, self.deadline),
+                false => self.hub.wait_fd_foreign(exit.slot, fd, direction, self.reason, self.deadline),
+            };
+            // If it cannot be waited for, that is not told: there are the pauses.
+            let Ok(verdict) = verdict else { return Ok(()) };
+            self.is_over(verdict)?;
         }
+        Ok(())
     }
-    unreachable!("there is always a next pause")
+
+    fn pause(&self, until: Nanos) -> Result<(), i32> {
+        let until = until.min(self.deadline);
+        self.is_over(match self.is_unbroken {
+            true => self.hub.park_unbroken(self.reason, until),
+            false => self.hub.park_foreign(self.reason, until),
+        })
+    }
+
+    fn is_over(&self, verdict: Verdict) -> Result<(), i32> {
+        table::answer(verdict)?;
+        if self.hub.read_clock() >= self.deadline { Err(libc::ETIMEDOUT) } else { Ok(()) }
+    }
 }
 
 pub(super) unsafe fn wait(hub: &Hub, status: *mut c_int) -> pid_t {
@@ -129,7 +172,7 @@ pub(super) unsafe fn wait4(
         Ok(pid) if pid > 0 => Reason::of("end of child process", pid),
         _ => Reason::new("end of any child process"),
     };
-    let found = look_until(hub, reason, pidfd, || match look() {
+    let found = Wait::new(hub, reason).until(pidfd, || match look() {
         0 => None,
         result => Some((result, errno())),
     });
@@ -173,7 +216,7 @@ pub(super) unsafe fn waitid(
                 libc::P_PIDFD => unsafe { BorrowedFd::borrow_raw(id as RawFd) }.try_clone_to_owned().ok(),
                 _ => None,
             };
-            look_until(hub, Reason::of("end of child process", id.into()), pidfd, look)
+            Wait::new(hub, Reason::of("end of child process", id.into())).until(pidfd, look)
         }
     };
     match found {
@@ -249,7 +292,7 @@ pub(super) unsafe fn pclose(hub: &Hub, stream: *mut FILE) -> c_int {
 /// this wait.
 pub(super) unsafe fn pthread_join(hub: &Hub, thread: pthread_t, value: *mut *mut c_void) -> c_int {
     // SAFETY: as above.
-    unsafe { join(hub, thread, value, NEVER, |until| Ok(drop(hub.park_unbroken(THREAD, until)))) }
+    unsafe { join(thread, value, &Wait { is_unbroken: true, ..Wait::new(hub, THREAD) }) }
 }
 
 const THREAD: Reason = Reason::new("end of thread");
@@ -286,46 +329,25 @@ pub(super) unsafe fn pthread_clockjoin_np(
                 hub.deadline(left)
             }
         };
-        join(hub, thread, value, deadline, |until| table::answer(hub.park_foreign(THREAD, until)).map(drop))
+        join(thread, value, &Wait { deadline, ..Wait::new(hub, THREAD) })
     }
 }
 
-/// Tries to join it until it has ended, with pauses by `park`.
-unsafe fn join(
-    hub: &Hub,
-    thread: pthread_t,
-    value: *mut *mut c_void,
-    deadline: Nanos,
-    park: impl Fn(Nanos) -> Result<(), i32>,
-) -> c_int {
+unsafe fn join(thread: pthread_t, value: *mut *mut c_void, wait: &Wait<'_>) -> c_int {
     // SAFETY: as above.
     unsafe {
         if thread == libc::pthread_self() {
             // Which says that this is a deadlock.
             return real::pthread_join(thread, value);
         }
-        let error = errno();
-        // Whoever has something to do for its end.
-        let mut pauses = std::iter::once(Duration::ZERO).chain(pauses());
-        loop {
-            match real::pthread_tryjoin_np(thread, value) {
-                libc::EBUSY => {}
-                result => {
-                    set_errno(error);
-                    return result;
-                }
-            }
-            if hub.read_clock() >= deadline {
-                return libc::ETIMEDOUT;
-            }
-            match pauses.next() {
-                None | Some(Duration::ZERO) => hub.yield_foreign(),
-                Some(pause) => {
-                    if let Err(error) = park(hub.deadline(pause).min(deadline)) {
-                        return error;
-                    }
-                }
-            }
-        }
+        let before = errno();
+        let pidfd = || sys::process::thread_pidfd_open(thread).ok();
+        let result = wait.until(pidfd, || match real::pthread_tryjoin_np(thread, value) {
+            libc::EBUSY => None,
+            result => Some(result),
+        });
+        // These functions return their errors, and leave it alone.
+        set_errno(before);
+        result.unwrap_or_else(|error| error)
     }
 }

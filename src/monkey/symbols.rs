@@ -109,6 +109,7 @@ macro_rules! original {
         ///
         /// As libc's.
         #[inline]
+        #[allow(clippy::too_many_arguments)]
         pub unsafe fn $name($($arg: $type),*) -> $result {
             static ORIGINAL: Original = Original::new(name(concat!(stringify!($name), "\0")));
             // SAFETY: libc's function of that name has this signature.
