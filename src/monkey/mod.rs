@@ -75,7 +75,9 @@
 mod file;
 mod futex;
 mod gate;
+mod name;
 mod note;
+mod process;
 mod ready;
 mod signal;
 mod socket;
@@ -103,9 +105,10 @@ impl Parts {
     pub const STREAMS: Parts = Parts(1 << 2);
     /// `poll`, `select`, `epoll_wait` and their relatives.
     pub const READY: Parts = Parts(1 << 3);
-    /// `getaddrinfo` and its relatives.
+    /// `getaddrinfo`, `getnameinfo`, `gethostbyname`, `gethostbyaddr` and their relatives, on threads of [`dns::threadpool`](crate::dns::threadpool).
     pub const NAMES: Parts = Parts(1 << 4);
-    /// `waitpid` and its relatives, `system`.
+    /// `waitpid` and its relatives, `system`, `pclose`. (Who reads from what `popen` gives by `fread` or `fgets` waits within libc, and blocks the OS
+    /// thread.)
     pub const PROCESSES: Parts = Parts(1 << 5);
     /// std's locks and `thread::park`, pthread's locks, semaphores, and the join of threads.
     pub const LOCKS: Parts = Parts(1 << 6);

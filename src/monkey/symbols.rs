@@ -9,11 +9,12 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
-    c_char, c_int, c_long, c_uint, c_ulong, c_void, clockid_t, epoll_event, fd_set, iovec, mmsghdr, msghdr,
-    nfds_t, off_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
+    FILE, addrinfo, c_char, c_int, c_long, c_uint, c_ulong, c_void, clockid_t, epoll_event, fd_set, hostent,
+    id_t, idtype_t, iovec, mmsghdr, msghdr, nfds_t, off_t, pid_t, pollfd, pthread_t, rusage, siginfo_t,
+    sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
 };
 
-use super::{Parts, gate, note, ready, signal, socket, time};
+use super::{Parts, gate, name, note, process, ready, signal, socket, time};
 use crate::sys;
 
 /// A function of libc's, looked up when it is first called.
@@ -108,6 +109,7 @@ macro_rules! original {
         ///
         /// As libc's.
         #[inline]
+        #[allow(clippy::too_many_arguments)]
         pub unsafe fn $name($($arg: $type),*) -> $result {
             static ORIGINAL: Original = Original::new(name(concat!(stringify!($name), "\0")));
             // SAFETY: libc's function of that name has this signature.
@@ -160,8 +162,29 @@ interpose! {
         READY fn epoll_wait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int = ready::epoll_wait;
         READY fn epoll_pwait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int, mask: *const sigset_t) -> c_int = ready::epoll_pwait;
         READY fn epoll_pwait2(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int = ready::epoll_pwait2;
+
+        NAMES fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, found: *mut *mut addrinfo) -> c_int = name::getaddrinfo;
+        NAMES fn getnameinfo(address: *const sockaddr, len: socklen_t, host: *mut c_char, host_len: socklen_t, service: *mut c_char, service_len: socklen_t, flags: c_int) -> c_int = name::getnameinfo;
+        NAMES fn gethostbyname(name: *const c_char) -> *mut hostent = name::gethostbyname;
+        NAMES fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent = name::gethostbyname2;
+        NAMES fn gethostbyaddr(address: *const c_void, len: socklen_t, family: c_int) -> *mut hostent = name::gethostbyaddr;
+        NAMES fn gethostbyname_r(name: *const c_char, host: *mut hostent, buf: *mut c_char, len: size_t, found: *mut *mut hostent, error: *mut c_int) -> c_int = name::gethostbyname_r;
+        NAMES fn gethostbyname2_r(name: *const c_char, family: c_int, host: *mut hostent, buf: *mut c_char, len: size_t, found: *mut *mut hostent, error: *mut c_int) -> c_int = name::gethostbyname2_r;
+        NAMES fn gethostbyaddr_r(address: *const c_void, address_len: socklen_t, family: c_int, host: *mut hostent, buf: *mut c_char, len: size_t, found: *mut *mut hostent, error: *mut c_int) -> c_int = name::gethostbyaddr_r;
+
+        PROCESSES fn wait(status: *mut c_int) -> pid_t = process::wait;
+        PROCESSES fn waitpid(pid: pid_t, status: *mut c_int, options: c_int) -> pid_t = process::waitpid;
+        PROCESSES fn wait3(status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t = process::wait3;
+        PROCESSES fn wait4(pid: pid_t, status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t = process::wait4;
+        PROCESSES fn waitid(kind: idtype_t, id: id_t, information: *mut siginfo_t, options: c_int) -> c_int = process::waitid;
+        PROCESSES fn system(command: *const c_char) -> c_int = process::system;
+        PROCESSES fn pclose(stream: *mut FILE) -> c_int = process::pclose;
+        LOCKS fn pthread_join(thread: pthread_t, value: *mut *mut c_void) -> c_int = process::pthread_join;
+        LOCKS fn pthread_timedjoin_np(thread: pthread_t, value: *mut *mut c_void, until: *const timespec) -> c_int = process::pthread_timedjoin_np;
+        LOCKS fn pthread_clockjoin_np(thread: pthread_t, value: *mut *mut c_void, clock: clockid_t, until: *const timespec) -> c_int = process::pthread_clockjoin_np;
     }
     only {
+        fn pthread_tryjoin_np(thread: pthread_t, value: *mut *mut c_void) -> c_int;
         fn preadv2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t;
         fn pwritev2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t;
     }

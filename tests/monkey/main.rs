@@ -1,6 +1,8 @@
 //! Unmodified blocking code on greenlets. A process of its own: what is patched stays so.
 
 mod libc_sockets;
+mod names;
+mod processes;
 mod report;
 mod std_io;
 mod std_mpsc;
