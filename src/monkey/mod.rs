@@ -81,6 +81,7 @@ mod signal;
 mod socket;
 mod symbols;
 mod table;
+mod thread;
 mod time;
 
 use std::fmt;
@@ -207,6 +208,7 @@ pub unsafe fn patch(parts: Parts) -> Result<Report, PatchError> {
     }
     if parts.contains(Parts::LOCKS) {
         futex::learn().map_err(PatchError)?;
+        thread::learn().map_err(PatchError)?;
     }
     futex::watch_forks();
     gate::open(parts.0);
