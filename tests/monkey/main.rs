@@ -1,5 +1,6 @@
 //! Unmodified blocking code on greenlets. A process of its own: what is patched stays so.
 
+mod pthread;
 mod std_net;
 mod std_sync;
 mod util;
