@@ -3,6 +3,7 @@
 mod libc_sockets;
 mod names;
 mod processes;
+mod pthread;
 mod report;
 mod std_io;
 mod std_mpsc;
