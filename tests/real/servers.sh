@@ -27,9 +27,9 @@ as_postgres() {
 
 # answers NAME COMMAND...: waits until it succeeds.
 answers() {
-    local name=$1
+    local name=$1 end=$((SECONDS + 30))
     shift
-    for _ in $(seq 300); do
+    while ((SECONDS < end)); do
         "$@" >/dev/null 2>&1 && return
         sleep 0.1
     done
@@ -47,7 +47,7 @@ start() {
     chmod 755 "$data"
     mkdir "$data/redis" "$data/mysql" "$data/postgres"
     # Whatever goes wrong: nothing stays behind.
-    trap 'REAL_SERVERS=$data stop' ERR
+    trap 'REAL_SERVERS=$data stop' EXIT
 
     redis-server --bind 127.0.0.1 --port "$redis_port" --dir "$data/redis" --save '' --appendonly no \
         --daemonize yes --pidfile "$data/redis.pid" --logfile "$data/redis.log"
@@ -56,8 +56,9 @@ start() {
         --auth-root-authentication-method=normal --skip-test-db >"$data/mysql.log" 2>&1
     # Not fsynced: what is in it is of no worth.
     setsid mariadbd --no-defaults --user="$(id -un)" --datadir="$data/mysql" --socket="$data/mysql.socket" \
-        --bind-address=127.0.0.1 --port="$mysql_port" --pid-file="$data/mysql.pid" --max-connections=300 \
+        --bind-address=127.0.0.1 --port="$mysql_port" --max-connections=300 \
         --innodb-flush-log-at-trx-commit=0 >>"$data/mysql.log" 2>&1 </dev/null &
+    echo $! >"$data/mysql.pid"
 
     [[ $(id -u) != 0 ]] || chown postgres "$data/postgres"
     as_postgres "$postgres_bin/initdb" -D "$data/postgres" -U postgres -A trust -N >"$data/postgres.log" 2>&1
@@ -68,7 +69,7 @@ start() {
     answers redis redis-cli -p "$redis_port" ping
     answers mysql mariadb-admin --no-defaults -h 127.0.0.1 -P "$mysql_port" -u root ping
     answers postgres "$postgres_bin/pg_isready" -h 127.0.0.1 -p "$postgres_port" -U postgres
-    trap - ERR
+    trap - EXIT
 
     echo "export REAL_SERVERS=$data"
     echo "export REAL_REDIS=127.0.0.1:$redis_port"
