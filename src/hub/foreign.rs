@@ -10,9 +10,8 @@ use std::os::fd::BorrowedFd;
 
 use super::{Direction, Hub, Listed, SlotId, Waits, Wake};
 use crate::sys;
-use crate::sys::clock::Nanos;
-use crate::sys::fork::generation;
 use crate::sys::clock::{NEVER, Nanos};
+use crate::sys::fork::generation;
 use crate::sys::hooks;
 use crate::task::{Ended, Listener, Reason, State, Task};
 

@@ -10,15 +10,12 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
     FILE, addrinfo, c_char, c_int, c_long, c_uint, c_ulong, c_void, clockid_t, epoll_event, fd_set, hostent,
-    id_t, idtype_t, iovec, mmsghdr, msghdr, nfds_t, off_t, pid_t, pollfd, pthread_t, rusage, siginfo_t,
-    sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
+    id_t, idtype_t, iovec, mmsghdr, msghdr, nfds_t, off_t, pid_t, pollfd, pthread_barrier_t,
+    pthread_barrierattr_t, pthread_cond_t, pthread_mutex_t, pthread_rwlock_t, pthread_t, rusage, sem_t,
+    siginfo_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
 };
 
-use super::{Parts, gate, name, note, process, ready, signal, socket, time};
-    c_char, c_int, c_long, c_uint, c_ulong, c_void, clockid_t, epoll_event, fd_set, iovec, mmsghdr, msghdr,
-    nfds_t, off_t, pollfd, pthread_barrier_t, pthread_barrierattr_t, pthread_cond_t, pthread_mutex_t,
-    pthread_rwlock_t, sem_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
-use super::{Parts, gate, note, ready, signal, socket, thread, time};
+use super::{Parts, gate, name, note, process, ready, signal, socket, thread, time};
 use crate::sys;
 
 /// A function of libc's, looked up when it is first called.
@@ -200,12 +197,12 @@ interpose! {
         LOCKS fn pthread_join(thread: pthread_t, value: *mut *mut c_void) -> c_int = process::pthread_join;
         LOCKS fn pthread_timedjoin_np(thread: pthread_t, value: *mut *mut c_void, until: *const timespec) -> c_int = process::pthread_timedjoin_np;
         LOCKS fn pthread_clockjoin_np(thread: pthread_t, value: *mut *mut c_void, clock: clockid_t, until: *const timespec) -> c_int = process::pthread_clockjoin_np;
-    }
-    only {
-        fn pthread_tryjoin_np(thread: pthread_t, value: *mut *mut c_void) -> c_int;
         LOCKS fn sem_wait(sem: *mut sem_t) -> c_int = thread::sem_wait;
         LOCKS fn sem_timedwait(sem: *mut sem_t, time: *const timespec) -> c_int = thread::sem_timedwait;
         LOCKS fn sem_clockwait(sem: *mut sem_t, clock: clockid_t, time: *const timespec) -> c_int = thread::sem_clockwait;
+    }
+    only {
+        fn pthread_tryjoin_np(thread: pthread_t, value: *mut *mut c_void) -> c_int;
         fn sem_trywait(sem: *mut sem_t) -> c_int;
         fn pthread_rwlock_tryrdlock(rwlock: *mut pthread_rwlock_t) -> c_int;
         fn pthread_rwlock_trywrlock(rwlock: *mut pthread_rwlock_t) -> c_int;

@@ -360,9 +360,8 @@ fn several_messages_at_once_have_a_time_limit() {
         other.send(b"a").unwrap();
         other.send(b"bc").unwrap();
         let mut buffers = [[0_u8; 4]; 3];
-        let mut parts = buffers
-            .each_mut()
-            .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 4 });
+        let mut parts =
+            buffers.each_mut().map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 4 });
         // SAFETY: headers of zeros that point to what lives until the end.
         let (count, lens) = unsafe {
             let mut headers: [libc::mmsghdr; 3] = std::mem::zeroed();

@@ -260,7 +260,10 @@ fn a_time_limit_of_udp_holds_too() {
         socket.set_read_timeout(None).unwrap();
         let own = socket.local_addr().unwrap();
         let other = socket.try_clone().unwrap();
-        waits(move || socket.recv_from(&mut [0]).unwrap(), || assert_eq!(other.send_to(b"!", own).unwrap(), 1));
+        waits(
+            move || socket.recv_from(&mut [0]).unwrap(),
+            || assert_eq!(other.send_to(b"!", own).unwrap(), 1),
+        );
     })
     .join()
     .unwrap();
@@ -484,7 +487,10 @@ fn unix_datagrams_wait_for_messages_and_for_room() {
     patched();
     let (one, other) = UnixDatagram::pair().unwrap();
     let receiver = other.try_clone().unwrap();
-    waits(move || assert_eq!(receiver.recv(&mut [0; 9]).unwrap(), 5), || assert_eq!(one.send(b"hello").unwrap(), 5));
+    waits(
+        move || assert_eq!(receiver.recv(&mut [0; 9]).unwrap(), 5),
+        || assert_eq!(one.send(b"hello").unwrap(), 5),
+    );
     let sender = one.try_clone().unwrap();
     waits(
         move || (0..1000_u32).for_each(|n| assert_eq!(sender.send(&n.to_be_bytes()).unwrap(), 4)),

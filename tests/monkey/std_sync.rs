@@ -99,7 +99,8 @@ fn a_condvar_gives_up_in_time_and_has_the_lock_again() {
     spawn(|| {
         let (mutex, condvar) = (Mutex::new(5), Condvar::new());
         let start = Instant::now();
-        let (guard, timed_out) = condvar.wait_timeout(mutex.lock().unwrap(), Duration::from_millis(5)).unwrap();
+        let (guard, timed_out) =
+            condvar.wait_timeout(mutex.lock().unwrap(), Duration::from_millis(5)).unwrap();
         assert!(timed_out.timed_out() && start.elapsed() >= Duration::from_millis(5));
         assert!(mutex.try_lock().is_err());
         assert_eq!(*guard, 5);
@@ -163,7 +164,9 @@ fn a_hundred_greenlets_wait_for_a_mutex_at_once() {
     let held = RefCell::new(Some(mutex.lock().unwrap()));
     // SAFETY: dropped below, before the mutex is.
     let held = unsafe {
-        std::mem::transmute::<RefCell<Option<MutexGuard<'_, i32>>>, RefCell<Option<MutexGuard<'static, i32>>>>(held)
+        std::mem::transmute::<RefCell<Option<MutexGuard<'_, i32>>>, RefCell<Option<MutexGuard<'static, i32>>>>(
+            held,
+        )
     };
     let held = Rc::new(held);
     all_at_once(100, {
@@ -308,7 +311,8 @@ fn locks_between_hubs_and_threads_lose_nothing() {
         let work = move |state: &(Mutex<(usize, usize)>, Condvar, RwLock<usize>), seed: u64| {
             let mut random = seed;
             for _ in 0..ROUNDS {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let (mutex, condvar, lock) = state;
                 {
                     let mut tokens = mutex.lock().unwrap();
