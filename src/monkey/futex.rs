@@ -280,7 +280,11 @@ pub(super) fn wait_here(
         }
         bucket.add(&mut greenlets, hub, address, bits)
     };
-    wait_in_table(hub, bucket, number, address, deadline)
+    match wait_in_table(hub, bucket, number, address, deadline) {
+        // std waits again at once if it is told of a signal, and its caller sees nothing. A wake for nothing is seen by who waits for a condition.
+        Err(libc::EINTR) => Ok(()),
+        result => result,
+    }
 }
 
 /// Waits until it is taken out of the table.
