@@ -73,6 +73,7 @@
 #![allow(unsafe_code)]
 
 mod file;
+mod fortified;
 mod futex;
 mod gate;
 mod name;

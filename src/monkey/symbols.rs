@@ -15,7 +15,7 @@ use libc::{
     siginfo_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
 };
 
-use super::{Parts, gate, name, note, process, ready, signal, socket, thread, time};
+use super::{Parts, fortified, gate, name, note, process, ready, signal, socket, thread, time};
 use crate::sys;
 
 /// A function of libc's, looked up when it is first called.
@@ -178,6 +178,12 @@ interpose! {
         READY fn epoll_pwait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int, mask: *const sigset_t) -> c_int = ready::epoll_pwait;
         READY fn epoll_pwait2(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int = ready::epoll_pwait2;
 
+        STREAMS fn __read_chk(fd: c_int, buf: *mut c_void, len: size_t, size: size_t) -> ssize_t = fortified::read;
+        SOCKETS fn __recv_chk(fd: c_int, buf: *mut c_void, len: size_t, size: size_t, flags: c_int) -> ssize_t = fortified::recv;
+        SOCKETS fn __recvfrom_chk(fd: c_int, buf: *mut c_void, len: size_t, size: size_t, flags: c_int, address: *mut sockaddr, address_len: *mut socklen_t) -> ssize_t = fortified::recvfrom;
+        READY fn __poll_chk(fds: *mut pollfd, count: nfds_t, timeout: c_int, size: size_t) -> c_int = fortified::poll;
+        READY fn __ppoll_chk(fds: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t, size: size_t) -> c_int = fortified::ppoll;
+
         NAMES fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, found: *mut *mut addrinfo) -> c_int = name::getaddrinfo;
         NAMES fn getnameinfo(address: *const sockaddr, len: socklen_t, host: *mut c_char, host_len: socklen_t, service: *mut c_char, service_len: socklen_t, flags: c_int) -> c_int = name::getnameinfo;
         NAMES fn gethostbyname(name: *const c_char) -> *mut hostent = name::gethostbyname;
@@ -223,6 +229,20 @@ interpose! {
         STREAMS fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::open64;
         STREAMS fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::openat;
         STREAMS fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::openat64;
+        STREAMS fn creat(path: *const c_char, mode: c_uint) -> c_int = note::creat;
+        STREAMS fn creat64(path: *const c_char, mode: c_uint) -> c_int = note::creat64;
+        STREAMS fn __open_2(path: *const c_char, flags: c_int) -> c_int = fortified::open;
+        STREAMS fn __open64_2(path: *const c_char, flags: c_int) -> c_int = fortified::open64;
+        STREAMS fn __openat_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int = fortified::openat;
+        STREAMS fn __openat64_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int = fortified::openat64;
+        STREAMS fn timerfd_create(clock: clockid_t, flags: c_int) -> c_int = note::timerfd_create;
+        STREAMS fn signalfd(fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int = note::signalfd;
+        STREAMS fn inotify_init() -> c_int = note::inotify_init;
+        STREAMS fn inotify_init1(flags: c_int) -> c_int = note::inotify_init1;
+        STREAMS fn epoll_create(size: c_int) -> c_int = note::epoll_create;
+        STREAMS fn epoll_create1(flags: c_int) -> c_int = note::epoll_create1;
+        STREAMS fn memfd_create(name: *const c_char, flags: c_uint) -> c_int = note::memfd_create;
+        STREAMS fn fclose(file: *mut FILE) -> c_int = note::fclose;
         STREAMS fn close(fd: c_int) -> c_int = note::close;
         STREAMS fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = note::close_range;
         STREAMS fn closefrom(first: c_int) -> () = note::closefrom;
