@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 use super::{Direction, Hub, Listed, SlotId, Waits, Wake};
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
+use crate::sys::fork::generation;
 use crate::sys::hooks;
 use crate::task::{Ended, Listener, Reason, State, Task};
 
@@ -35,6 +36,12 @@ impl Hub {
             && self.current().local.state.get() == State::Running
             && !std::thread::panicking()
             && !hooks::are_aside()
+            && self.process.get() == generation()
+    }
+
+    /// The loop runs, in this process. (In a child, that is a hub of its own only then.)
+    pub(super) fn is_of_this_process(&self) {
+        self.process.set(generation());
     }
 
     /// What is pending against the current task.

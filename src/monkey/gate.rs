@@ -34,6 +34,19 @@ fn may_wait(hub: &Hub) -> bool {
         && (REGIONS.get() == 0 || !IN_REGION.with_borrow(|inside| inside.contains(&hub.current().shared.id)))
 }
 
+/// The process that has patched.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+pub(super) fn open(parts: u32) {
+    PROCESS.store(crate::sys::fork::generation(), Ordering::Relaxed);
+    PATCHED.fetch_or(parts, Ordering::SeqCst);
+    settings_changed();
+}
+
+pub(super) fn process() -> u32 {
+    PROCESS.load(Ordering::Relaxed)
+}
+
 /// Whether anything is patched, so that the tables have to be kept right.
 #[inline]
 pub(super) fn is_open() -> bool {

@@ -4,6 +4,11 @@
 //!
 //! All of these are called as the functions of libc whose names they have, and pass their arguments on.
 
+#![expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "all are what the head says: libc's function, with its caller's arguments"
+)]
+
 use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, sockaddr, socklen_t};
 
 use super::{Parts, gate, originals as real, socket, table};

@@ -218,7 +218,7 @@ pub(super) unsafe fn recvmsg(hub: &Hub, fd: c_int, message: *mut msghdr, flags: 
         }
         let mut call = Call::new(hub, fd, entry, Direction::Read, "recvmsg on fd");
         if flags & libc::MSG_WAITALL != 0 && kind != Kind::Datagram && flags & libc::MSG_PEEK == 0 {
-            let mut parts = Parts::new((*message).msg_iov, (*message).msg_iovlen as usize);
+            let mut parts = Parts::new((*message).msg_iov, (*message).msg_iovlen as _);
             let flags = flags & !libc::MSG_WAITALL | libc::MSG_DONTWAIT;
             let first = *message;
             return call.run_all(parts.len, |done| {
@@ -329,7 +329,7 @@ pub(super) unsafe fn sendmsg(hub: &Hub, fd: c_int, message: *const msghdr, flags
         if kind == Kind::Datagram {
             return call.run(|| tried(real::sendmsg(fd, message, flags)));
         }
-        let mut parts = Parts::new((*message).msg_iov, (*message).msg_iovlen as usize);
+        let mut parts = Parts::new((*message).msg_iov, (*message).msg_iovlen as _);
         call.run_all(parts.len, |done| {
             let mut rest = *message;
             if done > 0 {

@@ -163,6 +163,10 @@ pub(super) fn forget_range(first: u32, last: u32) {
 }
 
 impl Entry {
+    fn known_process(&self) -> bool {
+        fork::generation() == gate::process()
+    }
+
     #[cold]
     fn forget_known(&self) {
         self.kind.store(Kind::Unknown as u8, Ordering::Relaxed);
@@ -176,7 +180,12 @@ impl Entry {
             return;
         }
         self.forget_known();
-        let places = std::mem::take(&mut self.registered.lock().places);
+        // In the child of a fork nobody may be left who lets the lock go.
+        let registered =
+            if self.known_process() { Some(self.registered.lock()) } else { self.registered.try_lock() };
+        let Some(mut registered) = registered else { return };
+        let places = std::mem::take(&mut registered.places);
+        drop(registered);
         let own = hub::existing();
         for place in places.iter().filter(|place| place.process == fork::generation()) {
             match own {

@@ -2,6 +2,7 @@
 
 mod names;
 mod processes;
+mod report;
 mod std_net;
 mod std_sync;
 mod util;
