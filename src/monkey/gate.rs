@@ -30,8 +30,14 @@ pub(super) fn gate(part: u32) -> Option<&'static Hub> {
 #[inline]
 fn may_wait(hub: &Hub) -> bool {
     hub.may_wait_for_foreign_frames()
-        && IN_HANDLER.get() == 0
+        && !is_in_handler()
         && (REGIONS.get() == 0 || !IN_REGION.with_borrow(|inside| inside.contains(&hub.current().shared.id)))
+}
+
+/// Whether this thread runs a signal handler just now.
+#[inline]
+pub(super) fn is_in_handler() -> bool {
+    IN_HANDLER.get() > 0
 }
 
 /// The process that has patched.

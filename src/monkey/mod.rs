@@ -83,6 +83,7 @@ mod signal;
 mod socket;
 mod symbols;
 mod table;
+mod thread;
 mod time;
 
 use std::fmt;
@@ -210,7 +211,9 @@ pub unsafe fn patch(parts: Parts) -> Result<Report, PatchError> {
     }
     if parts.contains(Parts::LOCKS) {
         futex::learn().map_err(PatchError)?;
+        thread::learn().map_err(PatchError)?;
     }
+    table::watch_forks();
     futex::watch_forks();
     gate::open(parts.0);
     Ok(Report { parts: patched(), ..report })
