@@ -1,7 +1,10 @@
 //! Unmodified blocking code on greenlets. A process of its own: what is patched stays so.
 
+mod libc_fds;
+mod libc_ready;
 mod libc_sockets;
 mod names;
+mod pending;
 mod processes;
 mod pthread;
 mod report;
