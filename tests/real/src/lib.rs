@@ -2,6 +2,8 @@
 //!
 //! Each test runs on one OS thread. That calls overlap is never told by a clock: the server side answers only when all of them are there.
 
+#![allow(clippy::disallowed_methods, reason = "what they are about: calls that block")]
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, Once};
