@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["greenlet", "net"],
     &["ready", "signal", "io"],
     &["process", "server", "pool"],
-    &["backdoor", "testing"],
+    &["backdoor", "testing", "monkey"],
 ];
 
 #[test]
@@ -45,6 +45,7 @@ const UNSAFE: &[&str] = &[
     "greenlet/mod.rs",
     "greenlet/result.rs",
     "hub/mod.rs",
+    "monkey/mod.rs",
     "process/command.rs",
     "server/prefork.rs",
     "switch.rs",

@@ -11,12 +11,12 @@ use switchgrass::spawn;
 
 use super::{Keys, Outcome, check};
 
-fn address(keys: &Keys) -> Result<SocketAddr, String> {
+pub(crate) fn address(keys: &Keys) -> Result<SocketAddr, String> {
     let text = keys.text("addr", "127.0.0.1:7000");
     text.parse().map_err(|_| format!("--addr needs an address like 127.0.0.1:7000, not {text}"))
 }
 
-fn text(error: io::Error) -> String {
+pub(crate) fn text(error: io::Error) -> String {
     error.to_string()
 }
 

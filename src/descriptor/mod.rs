@@ -20,6 +20,7 @@ use std::time::Duration;
 pub(crate) use crate::hub::Direction;
 use crate::hub::{self, Hub, SlotId, Waits, Wake, hub};
 use crate::sys::clock::{NEVER, Nanos};
+use crate::sys::hooks::aside;
 use crate::sys::{fd, fork};
 use crate::task::{Home, Message, Reason};
 
@@ -289,7 +290,9 @@ impl<S: AsFd> Io<S> {
         loop {
             let slot = self.slot_of(hub);
             if nonblocking || slot.is_none_or(|slot| hub.fd_ready(slot, direction)) {
-                match operation(&self.source) {
+                // What waits here is this crate, not libc.
+                let result = aside(|| operation(&self.source));
+                match result {
                     Ok(result) => {
                         if let Some(slot) = slot.filter(|_| exhausts(&result)) {
                             hub.fd_exhausted(slot, direction);
@@ -481,7 +484,7 @@ pub(crate) fn persist<R>(
     let hub = hub();
     let mut pause = Duration::ZERO;
     loop {
-        match attempt() {
+        match aside(&mut attempt) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             result => return result,

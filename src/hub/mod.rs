@@ -140,6 +140,9 @@ pub(crate) struct Hub {
     foreign_wait: Cell<bool>,
     #[cfg(feature = "monkey")]
     foreign_deadlock: Cell<bool>,
+    /// The process in which the loop has run last.
+    #[cfg(feature = "monkey")]
+    process: Cell<u32>,
     #[cfg(feature = "monkey")]
     around_events: Cell<Option<fn(bool)>>,
     /// First in the list of tasks that have not ended, newest first.
@@ -274,6 +277,8 @@ fn create() -> &'static Hub {
         foreign_wait: Cell::new(false),
         #[cfg(feature = "monkey")]
         foreign_deadlock: Cell::new(false),
+        #[cfg(feature = "monkey")]
+        process: Cell::new(generation()),
         #[cfg(feature = "monkey")]
         around_events: Cell::new(None),
         lonely: Cell::new(false),

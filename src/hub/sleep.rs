@@ -57,6 +57,8 @@ impl Hub {
     #[inline]
     fn around_events(&self, before: bool) {
         #[cfg(feature = "monkey")]
+        self.is_of_this_process();
+        #[cfg(feature = "monkey")]
         if let Some(look) = self.around_events.get() {
             look(before);
         }

@@ -19,8 +19,8 @@
 //! doubles as long as that was for nothing.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Once, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ use super::{Parts, errno, gate, originals as real, set_errno};
 use crate::hub::Hub;
 use crate::hub::foreign::Verdict;
 use crate::sys::clock::{NEVER, Nanos};
-use crate::sys::lock::Lock;
+use crate::sys::fork::{self, HeldAtFork};
+use crate::sys::lock::{Lock, LockGuard};
 use crate::task::{Reason, Waker};
 
 const BUCKETS: usize = 256;
@@ -179,6 +180,28 @@ unsafe fn deadline(hub: &Hub, timeout: Option<&timespec>, absolute: bool, operat
     hub.deadline(left)
 }
 
+static HELD: HeldAtFork<Vec<LockGuard<'static, Vec<Waiter>>>> = HeldAtFork::new();
+
+/// In a child of this process, nobody waits. (The greenlets that did are not there, nor are the threads.)
+pub(super) fn watch_forks() {
+    extern "C" fn prepare() {
+        HELD.put(TABLE.iter().map(|bucket| bucket.greenlets.lock()).collect());
+    }
+    extern "C" fn in_parent() {
+        drop(HELD.take());
+    }
+    extern "C" fn in_child() {
+        for mut greenlets in HELD.take().into_iter().flatten() {
+            // Their tasks are dead, and not to be touched.
+            std::mem::forget(std::mem::take(&mut *greenlets));
+        }
+        TABLE.iter().for_each(|bucket| bucket.threads.store(0, Ordering::SeqCst));
+        PARKED_HERE.set(0);
+    }
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(|| fork::at_fork(prepare, in_parent, in_child));
+}
+
 const REASON: &str = "futex";
 
 impl Bucket {
@@ -202,20 +225,18 @@ impl Bucket {
         waiter.map(|waiter| waiter.waker = hub.waker()).is_some()
     }
 
-    /// Who is to be woken, and whether they were parked by that word, by which their thread itself may be parked, too.
-    fn take(&self, address: usize, wanted: usize, bits: u32) -> (Vec<Waker>, bool) {
-        let mut taken = Vec::new();
-        let mut parked = false;
+    fn take(&self, address: usize, wanted: usize, bits: u32) -> Taken {
+        let mut taken = Taken::default();
         let mut greenlets = self.greenlets.lock();
         if wanted == 1 {
             // The usual case, without a second list.
             let found =
                 greenlets.iter().position(|waiter| waiter.address == address && waiter.bits & bits != 0);
             match found {
-                None => return (taken, false),
+                None => return taken,
                 Some(at) if !greenlets[at].parked => {
-                    taken.push(greenlets.remove(at).waker);
-                    return (taken, false);
+                    taken.wakers.push(greenlets.remove(at).waker);
+                    return taken;
                 }
                 Some(_) => {}
             }
@@ -223,15 +244,23 @@ impl Bucket {
         greenlets.retain(|waiter| {
             let is_meant = waiter.address == address
                 && waiter.bits & bits != 0
-                && (waiter.parked || taken.len() < wanted);
+                && (waiter.parked || taken.wakers.len() < wanted);
             if is_meant {
-                parked |= waiter.parked;
-                taken.push(waiter.waker.clone());
+                taken.parked |= waiter.parked;
+                taken.wakers.push(waiter.waker.clone());
             }
             !is_meant
         });
-        (taken, parked)
+        taken
     }
+}
+
+/// Who is to be woken.
+#[derive(Default)]
+struct Taken {
+    wakers: Vec<Waker>,
+    /// By a word by which their thread itself may be parked, too.
+    parked: bool,
 }
 
 /// Waits in the table, if the word has the value.
@@ -294,12 +323,21 @@ fn wake_here(address: usize, wanted: usize, bits: u32, kernel: impl Fn(usize) ->
         woken += kernel(wanted);
     }
     if woken < wanted {
-        let (wakers, parked) = bucket.take(address, wanted - woken, bits);
+        let Taken { wakers, parked } = bucket.take(address, wanted - woken, bits);
         wakers.iter().for_each(Waker::wake);
         if threads && !threads_first && (parked || wakers.len() < wanted) {
             kernel(if parked { wanted } else { wanted - wakers.len() });
         }
         woken += wakers.len();
+        if let [waker] = &wakers[..]
+            && !parked
+            && waker.is_here()
+            && let Some(hub) = gate::gate(Parts::LOCKS.0)
+        {
+            // Its turn now. std's locks are not handed over: a greenlet that takes one again between two of its waits would keep it from the others for good. And
+            // who finds a lock that was taken without a wait spins for a microsecond, which cannot help on the same thread.
+            hub.yield_foreign();
+        }
     }
     woken
 }
@@ -323,7 +361,7 @@ pub(super) fn wait_for_address(
 /// Wakes so many of those who [wait](wait_for_address).
 pub(super) fn wake_address(address: usize, wanted: usize) -> usize {
     fence(Ordering::SeqCst);
-    let (wakers, _) = bucket(address).take(address, wanted, u32::MAX);
+    let wakers = bucket(address).take(address, wanted, u32::MAX).wakers;
     wakers.iter().for_each(Waker::wake);
     wakers.len()
 }
@@ -442,7 +480,7 @@ fn park(hub: &Hub, word: &AtomicI32, deadline: Nanos) -> Result<(), i32> {
 
 fn wake_all(address: usize) {
     PAUSE.set(FIRST_PAUSE);
-    bucket(address).take(address, usize::MAX, u32::MAX).0.iter().for_each(Waker::wake);
+    bucket(address).take(address, usize::MAX, u32::MAX).wakers.iter().for_each(Waker::wake);
 }
 
 /// Before and after the hub looks for events.

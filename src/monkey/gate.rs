@@ -30,8 +30,27 @@ pub(super) fn gate(part: u32) -> Option<&'static Hub> {
 #[inline]
 fn may_wait(hub: &Hub) -> bool {
     hub.may_wait_for_foreign_frames()
-        && IN_HANDLER.get() == 0
+        && !is_in_handler()
         && (REGIONS.get() == 0 || !IN_REGION.with_borrow(|inside| inside.contains(&hub.current().shared.id)))
+}
+
+/// Whether this thread runs a signal handler just now.
+#[inline]
+pub(super) fn is_in_handler() -> bool {
+    IN_HANDLER.get() > 0
+}
+
+/// The process that has patched.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+pub(super) fn open(parts: u32) {
+    PROCESS.store(crate::sys::fork::generation(), Ordering::Relaxed);
+    PATCHED.fetch_or(parts, Ordering::SeqCst);
+    settings_changed();
+}
+
+pub(super) fn process() -> u32 {
+    PROCESS.load(Ordering::Relaxed)
 }
 
 /// Whether anything is patched, so that the tables have to be kept right.

@@ -4,6 +4,11 @@
 //!
 //! All of these are called as the functions of libc whose names they have, and pass their arguments on.
 
+#![expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "all are what the head says: libc's function, with its caller's arguments"
+)]
+
 use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, sockaddr, socklen_t};
 
 use super::{Parts, gate, originals as real, socket, table};
@@ -144,28 +149,36 @@ pub(super) unsafe fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
 }
 
 pub(super) unsafe fn fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int {
-    noted(command, unsafe { real::fcntl(fd, command, argument) })
+    noted(command, || unsafe { real::fcntl(fd, command, argument) })
 }
 
 pub(super) unsafe fn fcntl64(fd: c_int, command: c_int, argument: c_long) -> c_int {
-    noted(command, unsafe { real::fcntl64(fd, command, argument) })
+    noted(command, || unsafe { real::fcntl64(fd, command, argument) })
 }
 
-fn noted(command: c_int, result: c_int) -> c_int {
+fn noted(command: c_int, call: impl FnOnce() -> c_int) -> c_int {
     match command {
-        libc::F_SETFL => gate::settings_changed(),
-        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return opened(result),
-        _ => {}
+        libc::F_GETFL => table::flags_at_rest(call),
+        libc::F_SETFL => table::flags_at_rest(|| {
+            let result = call();
+            gate::settings_changed();
+            result
+        }),
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => opened(call()),
+        _ => call(),
     }
-    result
 }
 
 pub(super) unsafe fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
-    let result = unsafe { real::ioctl(fd, request, argument) };
-    if request == libc::FIONBIO as c_ulong {
-        gate::settings_changed();
+    let call = || unsafe { real::ioctl(fd, request, argument) };
+    if request != libc::FIONBIO as c_ulong {
+        return call();
     }
-    result
+    table::flags_at_rest(|| {
+        let result = call();
+        gate::settings_changed();
+        result
+    })
 }
 
 pub(super) unsafe fn syscall(

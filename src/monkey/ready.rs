@@ -22,6 +22,7 @@ pub(super) unsafe fn poll(hub: &Hub, fds: *mut pollfd, count: nfds_t, timeout: c
     // SAFETY: the caller's array, here and below.
     let look = || unsafe { real::poll(fds, count, 0) };
     let timeout = u64::try_from(timeout).ok().map(Duration::from_millis);
+    // SAFETY: as above.
     unsafe { poll_until(hub, fds, count, timeout, look) }
 }
 

@@ -203,7 +203,7 @@ impl Command {
     fn spawn_with(&mut self, defaults: [fn() -> Stdio; 3]) -> io::Result<Child> {
         reap_orphans();
         self.fill_in(defaults);
-        let child = self.std.spawn();
+        let child = crate::sys::hooks::aside(|| self.std.spawn());
         self.fill_in([Stdio::inherit; 3]);
         child.map(Child::from)
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::slice;
 
 use super::check;
+use super::hooks::aside;
 
 /// Makes reads and writes on `fd` return `WouldBlock` instead of blocking the OS thread, or undoes it.
 ///
@@ -45,7 +46,7 @@ pub(crate) fn is_file(fd: BorrowedFd<'_>) -> bool {
 /// read(2).
 pub(crate) fn read(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the pointer is valid for writing as many bytes as are given.
-    let result = unsafe { libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
+    let result = aside(|| unsafe { libc::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) });
     usize::try_from(result).map_err(|_negative| io::Error::last_os_error())
 }
 
@@ -53,7 +54,7 @@ pub(crate) fn read(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
 pub(crate) fn poll(fds: &mut [libc::pollfd]) -> io::Result<usize> {
     loop {
         // SAFETY: a valid slice of that length. A timeout of zero does not block.
-        let result = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 0) };
+        let result = aside(|| unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 0) });
         match usize::try_from(result) {
             Ok(ready) => return Ok(ready),
             Err(_negative) => {

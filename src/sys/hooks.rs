@@ -34,6 +34,13 @@ impl Drop for Aside {
     }
 }
 
+/// Calls `f`, whose calls of libc are not to wait for a greenlet.
+#[inline]
+pub(crate) fn aside<R>(f: impl FnOnce() -> R) -> R {
+    let _aside = Aside::step();
+    f()
+}
+
 /// Whether such a section is going on.
 #[cfg(feature = "monkey")]
 #[inline]

@@ -19,6 +19,7 @@ use crate::coro::unwind::Payload;
 use crate::sys;
 use crate::sys::clock::Nanos;
 use crate::sys::fork::HeldAtFork;
+use crate::sys::hooks::aside;
 use crate::sys::lock::LockGuard;
 
 thread_local! {
@@ -284,7 +285,7 @@ impl Home {
         if self.inbox.post(incarnation, message)
             && let Some(alarm) = &*lock(&self.alarm)
         {
-            alarm.waker.wake().expect("waking a hub writes to an eventfd of our own");
+            aside(|| alarm.waker.wake()).expect("waking a hub writes to an eventfd of our own");
         }
     }
 

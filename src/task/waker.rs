@@ -33,6 +33,12 @@ impl Waker {
         }
     }
 
+    /// Whether it is for a task of this thread.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn is_here(&self) -> bool {
+        self.task.here().is_some()
+    }
+
     /// Whether it is for that task.
     #[inline]
     pub(crate) fn is_of(&self, task: &Task) -> bool {
