@@ -172,7 +172,13 @@ fn a_hundred_greenlets_wait_for_a_semaphore_in_c() {
 
 #[test]
 fn names_are_resolved_in_c() {
-    all_at_once(10, |_| assert_eq!(plain_resolve(c"localhost".as_ptr()), 0));
+    patched();
+    // A lookup may be over before the next one begins: that they overlap is shown in `names`.
+    let greenlets: Vec<_> = (0..100).map(|_| spawn(|| plain_resolve(c"localhost".as_ptr()))).collect();
+    joinall(&greenlets);
+    for greenlet in greenlets {
+        assert_eq!(greenlet.join().unwrap(), 0);
+    }
 }
 
 #[test]
