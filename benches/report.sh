@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 rounds=${1:-7}
 seconds=${2:-3}
 program=$(cargo bench --bench work --no-run 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p' | tail -1)
+plain=$program
+patched=$(cargo bench --features monkey --bench work --no-run 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p' | tail -1)
 results=$(mktemp)
 trap 'rm -f "$results"; [[ -z ${server:-} ]] || kill "$server" 2>/dev/null || true' EXIT
 port=17800
@@ -23,8 +25,11 @@ micro() {
 echo_round() {
     local name=$1 connections=$2
     port=$((port + 1))
+    program=$plain
+    [[ $name == echo-std ]] && program=$patched
     "$program" "$name" --addr 127.0.0.1:$port &
     server=$!
+    program=$plain
     for _ in $(seq 100); do (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break; sleep 0.05; done
     if [[ $connections == churn ]]; then
         note "$name-churn" "$("$program" churn --addr 127.0.0.1:$port --n 10000 --pid $server | value)"
@@ -62,7 +67,12 @@ for round in $(seq "$rounds"); do
     for connections in 64 1000 10000 churn; do
         echo_round echo-mio $connections
         echo_round echo $connections
+        echo_round echo-std $connections
     done
+    program=$patched
+    micro pass-through pass_through
+    micro std-mutex std_mutex
+    program=$plain
 done
 micro idle "idle_mem" --n 1000000
 
@@ -102,13 +112,17 @@ sort -k1,1 -k2,2g "$results" | awk '
         row("`Mutex` handed over between two greenlets", "lock-2", "ns")
         row("`Event`, set and wait", "event", "ns")
         row("`Queue` ping-pong, per message", "queue", "ns")
+        row("patched: std `Mutex` handed over between two greenlets", "std-mutex", "ns")
+        row("a call of libc that is passed through, beyond libc", "pass-through", "ns")
         row("100,000 random sleeps, CPU", "timers", "ms")
         row("a parked greenlet of 1,000,000, RSS", "idle", "bytes")
         split("64 1000 10000", sizes, " ")
         for (i = 1; i <= 3; i++) {
             row("echo by hand on mio, " sizes[i] " connections", "echo-mio-" sizes[i], "µs")
             row("echo, " sizes[i] " connections, CPU per request", "echo-" sizes[i], "µs", "echo-mio-" sizes[i])
+            row("the same with unmodified std::net, patched", "echo-std-" sizes[i], "µs", "echo-" sizes[i])
         }
         row("connect, one request, close by hand on mio", "echo-mio-churn", "µs")
         row("connect, one request, close, CPU", "echo-churn", "µs", "echo-mio-churn")
+        row("the same with unmodified std::net, patched", "echo-std-churn", "µs", "echo-churn")
     }'

@@ -69,6 +69,15 @@ answer=$(
 [[ $answer == *"Hello, World!"*"404 Not Found"* ]] || { echo "http answers: $answer"; exit 1; }
 echo "http answers two requests in one read"
 end
+program=$(cargo bench --features monkey --bench work --no-run 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p' | tail -1)
+serve echo-std
+good load --addr 127.0.0.1:$port --connections 64 --seconds 1 --pid "$server"
+good churn --addr 127.0.0.1:$port --n 500 --pid "$server"
+end
+good std_mutex --n 10000
+line=$(work pass_through --n 100000)
+echo "  $line"
+[[ $line == *'"ours_ns"'* ]] || { echo "no value"; exit 1; }
 status=0
 work nonsense || status=$?
 [[ $status == 3 ]] || { echo "a work that does not exist gives status $status"; exit 1; }

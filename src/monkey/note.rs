@@ -9,13 +9,13 @@
     reason = "all are what the head says: libc's function, with its caller's arguments"
 )]
 
-use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, sockaddr, socklen_t};
+use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, clockid_t, sigset_t, sockaddr, socklen_t};
 
 use super::{Parts, gate, originals as real, socket, table};
 
 /// A number that was just given out.
 #[inline]
-fn opened(fd: c_int) -> c_int {
+pub(super) fn opened(fd: c_int) -> c_int {
     if fd >= 0 {
         table::forget(fd);
     }
@@ -110,6 +110,52 @@ pub(super) unsafe fn openat(dir: c_int, path: *const c_char, flags: c_int, mode:
 
 pub(super) unsafe fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
     opened(unsafe { real::openat64(dir, path, flags, mode) })
+}
+
+pub(super) unsafe fn creat(path: *const c_char, mode: c_uint) -> c_int {
+    opened(unsafe { real::creat(path, mode) })
+}
+
+pub(super) unsafe fn creat64(path: *const c_char, mode: c_uint) -> c_int {
+    opened(unsafe { real::creat64(path, mode) })
+}
+
+pub(super) unsafe fn timerfd_create(clock: clockid_t, flags: c_int) -> c_int {
+    opened(unsafe { real::timerfd_create(clock, flags) })
+}
+
+pub(super) unsafe fn signalfd(fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int {
+    let result = unsafe { real::signalfd(fd, mask, flags) };
+    // Given one that there is, it changes that.
+    if fd == -1 { opened(result) } else { result }
+}
+
+pub(super) unsafe fn inotify_init() -> c_int {
+    opened(unsafe { real::inotify_init() })
+}
+
+pub(super) unsafe fn inotify_init1(flags: c_int) -> c_int {
+    opened(unsafe { real::inotify_init1(flags) })
+}
+
+pub(super) unsafe fn epoll_create(size: c_int) -> c_int {
+    opened(unsafe { real::epoll_create(size) })
+}
+
+pub(super) unsafe fn epoll_create1(flags: c_int) -> c_int {
+    opened(unsafe { real::epoll_create1(flags) })
+}
+
+pub(super) unsafe fn memfd_create(name: *const c_char, flags: c_uint) -> c_int {
+    opened(unsafe { real::memfd_create(name, flags) })
+}
+
+pub(super) unsafe fn fclose(file: *mut libc::FILE) -> c_int {
+    // libc closes the number by itself. (There is none behind a file in memory.)
+    if gate::is_open() {
+        table::forget(unsafe { libc::fileno(file) });
+    }
+    unsafe { real::fclose(file) }
 }
 
 pub(super) unsafe fn close(fd: c_int) -> c_int {
