@@ -52,7 +52,7 @@ use crate::hub::inspect;
 use crate::hub::tree::Names;
 use crate::sys;
 use crate::sys::fork;
-use crate::sys::hooks::Aside;
+use crate::sys::hooks::aside;
 use crate::task::{Bystander, Home};
 
 /// Shorter periods would cost more than they tell. gevent's.
@@ -204,8 +204,7 @@ impl Drop for Monitor {
         *lock(&self.stop.wanted) = true;
         self.stop.changed.notify_all();
         if thread.thread().id() != std::thread::current().id() {
-            let _aside = Aside::step();
-            let _ = thread.join();
+            let _ = aside(|| thread.join());
         }
     }
 }

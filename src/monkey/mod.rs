@@ -50,7 +50,7 @@
 //! - **`std::sync::mpsc`** works between a greenlet and other *threads*. Between two greenlets of one thread a blocking `recv` is not woken: std passes over receivers of
 //!   the sender's own thread (`std/src/sync/mpmc/waker.rs`). Use [`channel`](mod@crate::channel).
 //! - **`thread::park`**: std has one token per OS thread. A park of one greenlet may return for nothing when another one is meant (which std allows);
-//!   and if several greenlets of a thread are parked, an `unpark` from that thread itself may take up to a tenth of a second to arrive.
+//!   and if several greenlets of a thread are parked, an `unpark` from that thread itself may take a quarter of a millisecond for each of them to arrive.
 //! - **`ReentrantLock`**, `stdout().lock()` and the like belong to the OS thread: do not hold one over a call that blocks.
 //! - **`parking_lot`** keeps its queues in data per OS thread: two greenlets of a thread that wait for one of its locks make it wait for ever. Its locks
 //!   are fine as long as they are not held over a call that blocks.

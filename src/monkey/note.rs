@@ -165,7 +165,7 @@ pub(super) unsafe fn close(fd: c_int) -> c_int {
 }
 
 pub(super) unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
-    if flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 {
+    if flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 && first <= last {
         table::forget_range(first, last);
     }
     unsafe { real::close_range(first, last, flags) }
@@ -180,17 +180,20 @@ pub(super) unsafe fn dup(fd: c_int) -> c_int {
     opened(unsafe { real::dup(fd) })
 }
 
-pub(super) unsafe fn dup2(fd: c_int, to: c_int) -> c_int {
-    if fd != to {
+/// `to` is about to become a duplicate of `fd`, if that is open.
+fn replaced(fd: c_int, to: c_int) {
+    if gate::is_open() && fd != to && unsafe { real::fcntl(fd, libc::F_GETFD, 0) } != -1 {
         table::forget(to);
     }
+}
+
+pub(super) unsafe fn dup2(fd: c_int, to: c_int) -> c_int {
+    replaced(fd, to);
     unsafe { real::dup2(fd, to) }
 }
 
 pub(super) unsafe fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
-    if fd != to {
-        table::forget(to);
-    }
+    replaced(fd, to);
     unsafe { real::dup3(fd, to, flags) }
 }
 
@@ -236,5 +239,8 @@ pub(super) unsafe fn syscall(
     e: c_long,
     f: c_long,
 ) -> c_long {
+    if number == libc::SYS_close {
+        table::forget(a as c_int);
+    }
     unsafe { super::futex::syscall(number, [a, b, c, d, e, f]) }
 }

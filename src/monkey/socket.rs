@@ -406,7 +406,23 @@ impl Parts {
     }
 }
 
+/// Calls again if the number has become something else's unseen that is no socket.
+#[inline]
+fn seen_as_it_is(fd: c_int, call: impl Fn() -> ssize_t) -> ssize_t {
+    let result = call();
+    if result == -1 && errno() == libc::ENOTSOCK {
+        table::forget(fd);
+        return call();
+    }
+    result
+}
+
 pub(super) unsafe fn read(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
+    // SAFETY: as above.
+    seen_as_it_is(fd, || unsafe { known_read(hub, fd, buf, len) })
+}
+
+unsafe fn known_read(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     // SAFETY: as above.
     unsafe {
         let Some(entry) = table::entry(fd) else { return real::read(fd, buf, len) };
@@ -430,6 +446,11 @@ pub(super) unsafe fn read(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t) -
 }
 
 pub(super) unsafe fn readv(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    // SAFETY: as above.
+    seen_as_it_is(fd, || unsafe { known_readv(hub, fd, iov, count) })
+}
+
+unsafe fn known_readv(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: as above.
     unsafe {
         let Some(entry) = table::entry(fd) else { return real::readv(fd, iov, count) };
@@ -455,6 +476,11 @@ pub(super) unsafe fn readv(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int
 
 pub(super) unsafe fn write(hub: &Hub, fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
     // SAFETY: as above.
+    seen_as_it_is(fd, || unsafe { known_write(hub, fd, buf, len) })
+}
+
+unsafe fn known_write(hub: &Hub, fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
+    // SAFETY: as above.
     unsafe {
         let Some(entry) = table::entry(fd) else { return real::write(fd, buf, len) };
         match entry.kind(fd) {
@@ -477,6 +503,11 @@ pub(super) unsafe fn write(hub: &Hub, fd: c_int, buf: *const c_void, len: size_t
 }
 
 pub(super) unsafe fn writev(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    // SAFETY: as above.
+    seen_as_it_is(fd, || unsafe { known_writev(hub, fd, iov, count) })
+}
+
+unsafe fn known_writev(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: as above.
     unsafe {
         let Some(entry) = table::entry(fd) else { return real::writev(fd, iov, count) };

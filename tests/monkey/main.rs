@@ -1,8 +1,11 @@
 //! Unmodified blocking code on greenlets. A process of its own: what is patched stays so.
 
 mod c_library;
+mod libc_fds;
+mod libc_ready;
 mod libc_sockets;
 mod names;
+mod pending;
 mod processes;
 mod pthread;
 mod report;

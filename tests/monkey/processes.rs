@@ -26,9 +26,11 @@ fn child() -> (Child, ChildStdin) {
     (child, stdin)
 }
 
+type Tell = Box<dyn FnOnce()>;
+
 /// Has them told when so many wait.
 #[derive(Clone, Default)]
-struct Tellers(Rc<RefCell<Vec<Box<dyn FnOnce()>>>>);
+struct Tellers(Rc<RefCell<Vec<Tell>>>);
 
 impl Tellers {
     fn tell_when(&self, count: usize, tell: impl FnOnce() + 'static) {
@@ -102,6 +104,7 @@ fn what_waits_for_any_child_lets_others_run_too() {
 }
 
 #[test]
+#[expect(clippy::zombie_processes, reason = "it is waited for by its group")]
 fn a_group_of_children_is_waited_for() {
     patched();
     spawn(|| {

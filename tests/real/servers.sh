@@ -25,16 +25,22 @@ as_postgres() {
     if [[ $(id -u) == 0 ]]; then (cd / && runuser -u postgres -- "$@"); else "$@"; fi
 }
 
-# answers NAME COMMAND...: waits until it succeeds.
+# The first line of the file is the number of the process.
+is_running() {
+    local pid
+    [[ -f $1 ]] && read -r pid <"$1" && kill -0 "$pid" 2>/dev/null
+}
+
+# answers NAME PIDFILE COMMAND...: waits until it succeeds, and the process is ours, not one that has its port.
 answers() {
-    local name=$1 end=$((SECONDS + 30))
-    shift
+    local name=$1 process=$2 end=$((SECONDS + 30))
+    shift 2
     while ((SECONDS < end)); do
-        "$@" >/dev/null 2>&1 && return
+        timeout -s KILL 5 "$@" >/dev/null 2>&1 && is_running "$process" && return
         sleep 0.1
     done
     cat "$data/$name.log" >&2 || true
-    fail "$name does not answer after 30 seconds"
+    fail "$name does not answer after 30 seconds: see its log above (is its port taken? REAL_${name^^}_PORT chooses another)"
 }
 
 start() {
@@ -66,9 +72,9 @@ start() {
         -o "-p $postgres_port -h 127.0.0.1 -k '' -c max_connections=300 -c fsync=off" \
         start >>"$data/postgres.log" 2>&1
 
-    answers redis redis-cli -p "$redis_port" ping
-    answers mysql mariadb-admin --no-defaults -h 127.0.0.1 -P "$mysql_port" -u root ping
-    answers postgres "$postgres_bin/pg_isready" -h 127.0.0.1 -p "$postgres_port" -U postgres
+    answers redis "$data/redis.pid" redis-cli -p "$redis_port" ping
+    answers mysql "$data/mysql.pid" mariadb-admin --no-defaults -h 127.0.0.1 -P "$mysql_port" -u root ping
+    answers postgres "$data/postgres/postmaster.pid" "$postgres_bin/pg_isready" -h 127.0.0.1 -p "$postgres_port" -U postgres
     trap - EXIT
 
     echo "export REAL_SERVERS=$data"
@@ -77,15 +83,14 @@ start() {
     echo "export REAL_POSTGRES=127.0.0.1:$postgres_port"
 }
 
-# The first line of the file is the number of the process.
 end() {
-    local pid
-    [[ -f $1 ]] && read -r pid <"$1" && kill -"$2" "$pid" 2>/dev/null || return 0
+    is_running "$1" || return 0
+    kill -"$2" "$(head -n 1 "$1")"
     for _ in $(seq 200); do
-        kill -0 "$pid" 2>/dev/null || return 0
+        is_running "$1" || return 0
         sleep 0.1
     done
-    kill -KILL "$pid" 2>/dev/null || true
+    kill -KILL "$(head -n 1 "$1")" 2>/dev/null || true
 }
 
 stop() {

@@ -2,6 +2,8 @@
 //!
 //! Each test runs on one OS thread. That calls overlap is never told by a clock: the server side answers only when all of them are there.
 
+#![allow(clippy::disallowed_methods, reason = "what they are about: calls that block")]
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, Once};
@@ -47,11 +49,40 @@ pub fn all<T: 'static>(count: usize, f: impl Fn(usize) -> T + Clone + 'static) -
     greenlets.into_iter().map(|greenlet| greenlet.join().unwrap()).collect()
 }
 
+/// Ends a call in the middle, once by a kill and once by a timeout around it, and gives the error that it ends with. (Whoever does not wait again afterwards
+/// ends as ever: nothing unwinds through the library.)
+///
+/// `entered` waits until the last call is inside.
+pub fn ended<E: 'static>(call: impl Fn() -> E + Clone + 'static, mut entered: impl FnMut()) -> [E; 2] {
+    patched();
+    let killed = spawn(call.clone());
+    entered();
+    killed.kill_nowait();
+    let killed = killed.join().unwrap();
+    let late = spawn(move || switchgrass::timeout(Duration::from_millis(300), call).unwrap());
+    entered();
+    [killed, late.join().unwrap()]
+}
+
 /// Asks until it is so.
 pub fn until(mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A server that takes a request, says so, and does not answer: its address, and what waits for the next request.
+pub fn silent() -> (SocketAddr, impl FnMut()) {
+    patched();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut kept = Vec::new();
+    let next = move || {
+        let mut reader = BufReader::new(listener.accept().unwrap().0);
+        reader.read_line(&mut String::new()).unwrap();
+        kept.push(reader);
+    };
+    (address, next)
 }
 
 /// An HTTP server in greenlets of this thread, on std's sockets: it answers a request with its path, and with the length of its body if it has one. Nobody is

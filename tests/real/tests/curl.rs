@@ -75,3 +75,12 @@ fn a_transfer_has_its_own_timeout() {
     assert_eq!(get(&mut easy(&last)).unwrap(), "/");
     assert_eq!(waiting.join().unwrap(), "/");
 }
+
+#[test]
+fn a_kill_or_a_timeout_ends_a_transfer_with_an_error() {
+    let (server, request) = real::silent();
+    let url = format!("http://{server}/");
+    for error in real::ended(move || get(&mut easy(&url)).unwrap_err(), request) {
+        assert!(!error.is_operation_timedout(), "{error}");
+    }
+}

@@ -145,3 +145,14 @@ fn a_session_that_the_server_ends_is_an_error_to_its_greenlet_only() {
         }
     }
 }
+
+#[test]
+fn a_kill_or_a_timeout_ends_a_query_with_an_error() {
+    let asking = Connection::new("asking");
+    asking.ask("select pg_advisory_lock(3)", None).unwrap();
+    let call = || Connection::new("ended").ask("select pg_advisory_lock(3)", None).unwrap_err();
+    let entered = || real::until(|| waiting(&asking, "ended") > 0);
+    for error in real::ended(call, entered) {
+        assert!(!error.is_empty(), "{error}");
+    }
+}

@@ -76,3 +76,14 @@ fn a_connection_that_the_server_ends_is_an_error_to_its_greenlet_only() {
         }
     }
 }
+
+#[test]
+fn a_kill_or_a_timeout_ends_a_query_with_an_error() {
+    const ENDED: &str = "SELECT GET_LOCK('ended', 100)";
+    let mut asking = connect();
+    let _: Option<u32> = asking.query_first("SELECT GET_LOCK('ended', 0)").unwrap();
+    let call = || connect().query_first::<u32, _>(ENDED).unwrap_err();
+    for error in real::ended(call, || real::until(|| !inside(&mut asking, ENDED).is_empty())) {
+        assert!(error.is_connectivity_error(), "{error}");
+    }
+}

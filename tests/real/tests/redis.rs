@@ -83,3 +83,15 @@ fn a_connection_that_the_server_ends_is_an_error_to_its_greenlet_only() {
         }
     }
 }
+
+#[test]
+fn a_kill_or_a_timeout_ends_a_command_with_an_error() {
+    let mut asking = connect("asking");
+    let call = || {
+        let mut connection = connect("ended");
+        cmd("BLPOP").arg("ended").arg(0).query::<(String, usize)>(&mut connection).unwrap_err()
+    };
+    for error in real::ended(call, || real::until(|| !blocked(&mut asking, "ended").is_empty())) {
+        assert!(error.is_io_error(), "{error}");
+    }
+}

@@ -62,3 +62,13 @@ fn a_request_has_its_own_timeout() {
     assert_eq!(get(&Agent::new_with_defaults(), &last).unwrap(), "/");
     assert_eq!(waiting.join().unwrap(), "/");
 }
+
+#[test]
+fn a_kill_or_a_timeout_ends_a_request_with_an_error() {
+    let (server, request) = real::silent();
+    let url = format!("http://{server}/");
+    let [killed, late] = real::ended(move || get(&Agent::new_with_defaults(), &url).unwrap_err(), request);
+    assert!(matches!(killed, ureq::Error::Io(_)), "{killed}");
+    // What its own timeouts give as well.
+    assert!(matches!(late, ureq::Error::Timeout(_)), "{late}");
+}

@@ -1,0 +1,3 @@
+module switchgrass/versus
+
+go 1.19
