@@ -27,10 +27,11 @@ use std::time::Duration;
 use libc::{c_int, c_long, timespec};
 
 use super::{Parts, errno, gate, originals as real, set_errno};
-use crate::hub::Hub;
 use crate::hub::foreign::Verdict;
+use crate::hub::{self, Hub};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::fork::{self, HeldAtFork};
+use crate::sys::hooks::{self, Aside};
 use crate::sys::lock::{Lock, LockGuard};
 use crate::task::{Reason, Waker};
 
@@ -139,7 +140,8 @@ unsafe fn futex(
             }
         }
         wake @ (libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET) => {
-            if gate::PATCHED.load(Ordering::Relaxed) & Parts::LOCKS.0 == 0 {
+            // Within our own sections only locks of our own are unlocked, for which no greenlet waits.
+            if gate::PATCHED.load(Ordering::Relaxed) & Parts::LOCKS.0 == 0 || hooks::are_aside() {
                 return kernel();
             }
             let bits = if wake == libc::FUTEX_WAKE_BITSET { f as u32 } else { u32::MAX };
@@ -180,23 +182,37 @@ unsafe fn deadline(hub: &Hub, timeout: Option<&timespec>, absolute: bool, operat
     hub.deadline(left)
 }
 
-static HELD: HeldAtFork<Vec<LockGuard<'static, Vec<Waiter>>>> = HeldAtFork::new();
+/// All locks of the table; and while they are held, what else is unlocked for the fork is the kernel's business only: see `futex`.
+type AllLocks = (Vec<LockGuard<'static, Vec<Waiter>>>, Aside);
 
-/// In a child of this process, nobody waits. (The greenlets that did are not there, nor are the threads.)
+static HELD: HeldAtFork<AllLocks> = HeldAtFork::new();
+
+/// In a child of this process, nobody waits but main. (The greenlets that did are not there, nor are the threads.)
 pub(super) fn watch_forks() {
     extern "C" fn prepare() {
-        HELD.put(TABLE.iter().map(|bucket| bucket.greenlets.lock()).collect());
+        let aside = Aside::step();
+        HELD.put((TABLE.iter().map(|bucket| bucket.greenlets.lock()).collect(), aside));
     }
     extern "C" fn in_parent() {
         drop(HELD.take());
     }
     extern "C" fn in_child() {
-        for mut greenlets in HELD.take().into_iter().flatten() {
+        let Some((mut locks, aside)) = HELD.take() else { return };
+        let mut left = Vec::new();
+        PARKED_HERE.set(0);
+        for greenlets in &mut locks {
+            let (main, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut **greenlets)
+                .into_iter()
+                .partition(|waiter| hub::existing().is_some_and(|hub| waiter.waker.is_of(hub.main_task())));
             // Their tasks are dead, and not to be touched.
-            std::mem::forget(std::mem::take(&mut *greenlets));
+            std::mem::forget(gone);
+            left.extend(main.iter().map(|waiter| waiter.address));
+            PARKED_HERE.set(PARKED_HERE.get() + main.iter().filter(|waiter| waiter.parked).count());
+            **greenlets = main;
         }
         TABLE.iter().for_each(|bucket| bucket.threads.store(0, Ordering::SeqCst));
-        PARKED_HERE.set(0);
+        super::thread::count_anew(&left);
+        drop((locks, aside));
     }
     static WATCHED: Once = Once::new();
     WATCHED.call_once(|| fork::at_fork(prepare, in_parent, in_child));
@@ -322,7 +338,9 @@ fn wake_here(address: usize, wanted: usize, bits: u32, kernel: impl Fn(usize) ->
     fence(Ordering::SeqCst);
     let mut woken = 0;
     let threads = bucket.threads.load(Ordering::SeqCst) > 0;
-    let threads_first = threads && bucket.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+    // Threads, too, if somebody has the table: it may be one that forks, has all of it, and waits for the lock that is unlocked here.
+    let threads_first = threads
+        && (bucket.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1 || bucket.greenlets.try_lock().is_none());
     if threads_first {
         woken += kernel(wanted);
     }

@@ -613,6 +613,8 @@ fn main_gets_the_mutex_that_it_waits_for_in_the_child_of_a_fork_too() {
         assert_eq!((mutex.lock(), mutex.unlock()), (0, 0));
         let pid = holder.join().unwrap();
         if pid == 0 {
+            // Its loop looks for events, from when on greenlets wait here.
+            switchgrass::sleep(Duration::from_millis(1));
             let greenlets: Vec<_> = (0..3)
                 .map(|_| {
                     spawn({
