@@ -362,6 +362,43 @@ fn greenlets_and_threads_produce_and_consume_by_the_same_conditions() {
 }
 
 #[test]
+fn a_mutex_that_a_thread_gives_up_to_wait_for_a_condition_goes_to_a_greenlet() {
+    patched();
+    let (mutex, cond) = (mutex(libc::PTHREAD_MUTEX_NORMAL), cond());
+    let (tell, told) = std::sync::mpsc::channel();
+    let (done, is_locked) = (Arc::new(AtomicUsize::new(0)), sem(0));
+    let thread = std::thread::spawn({
+        let (mutex, cond, done, is_locked) =
+            (Arc::clone(&mutex), Arc::clone(&cond), Arc::clone(&done), Arc::clone(&is_locked));
+        move || {
+            assert_eq!(mutex.lock(), 0);
+            // SAFETY: initialised, here and below.
+            assert_eq!(unsafe { libc::sem_post(is_locked.get()) }, 0);
+            // When the greenlet waits for the mutex.
+            told.recv().unwrap();
+            while done.load(Ordering::Relaxed) == 0 {
+                // SAFETY: as above, and the mutex is ours.
+                assert_eq!(unsafe { libc::pthread_cond_wait(cond.get(), mutex.get()) }, 0);
+            }
+            assert_eq!(mutex.unlock(), 0);
+        }
+    });
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::sem_wait(is_locked.get()) }, 0);
+    let greenlet = spawn(move || {
+        assert_eq!(mutex.lock(), 0);
+        done.store(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::pthread_cond_signal(cond.get()) }, 0);
+        assert_eq!(mutex.unlock(), 0);
+    });
+    yield_now();
+    tell.send(()).unwrap();
+    greenlet.join().unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
 fn a_broadcast_wakes_all_greenlets() {
     let (mutex, cond, count) = (mutex(libc::PTHREAD_MUTEX_RECURSIVE), cond(), Arc::new(AtomicUsize::new(0)));
     all_at_once(100, move |_| {
