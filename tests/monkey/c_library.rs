@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use switchgrass::{joinall, joinall_raise, spawn, yield_now};
+use switchgrass::{joinall, spawn, yield_now};
 
 use crate::util::{all_at_once, patched};
 
@@ -174,8 +174,12 @@ fn a_hundred_greenlets_wait_for_a_semaphore_in_c() {
 #[test]
 fn names_are_resolved_in_c() {
     patched();
-    let greenlets: Vec<_> = (0..10).map(|_| spawn(|| plain_resolve(c"localhost".as_ptr()))).collect();
-    assert_eq!(joinall_raise(greenlets), [0; 10]);
+    // A lookup may be over before the next one begins: that they overlap is shown in `names`.
+    let greenlets: Vec<_> = (0..100).map(|_| spawn(|| plain_resolve(c"localhost".as_ptr()))).collect();
+    joinall(&greenlets);
+    for greenlet in greenlets {
+        assert_eq!(greenlet.join().unwrap(), 0);
+    }
 }
 
 const CHILD: &str = "SWITCHGRASS_TEST_C_LIBRARY";

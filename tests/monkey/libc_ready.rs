@@ -120,6 +120,7 @@ fn a_poll_for_urgent_data_waits_for_it() {
                 crate::util::let_all_run();
                 // SAFETY: one byte.
                 assert_eq!(
+                    // SAFETY: a buffer of one byte.
                     unsafe { libc::send(other.as_raw_fd(), c"!".as_ptr().cast(), 1, libc::MSG_OOB) },
                     1
                 );
@@ -232,12 +233,14 @@ fn a_select_tells_of_each_direction_and_of_bad_numbers() {
         let null = ptr::null_mut();
         // SAFETY: as above.
         assert_eq!(
+            // SAFETY: the set has room for 1024 numbers.
             checked(unsafe { libc::select(1001, &mut read, null, null, ptr::null_mut()) }),
             Err(libc::EBADF)
         );
         assert!(has(1000, &read), "after an error the sets are as they were");
         // SAFETY: as above.
         assert_eq!(
+            // SAFETY: no pointers.
             checked(unsafe { libc::select(-1, null, null, null, ptr::null_mut()) }),
             Err(libc::EINVAL)
         );

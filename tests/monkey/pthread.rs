@@ -473,7 +473,7 @@ fn writers_and_readers_exclude_each_other() {
             for _ in 0..20 {
                 // SAFETY: initialised.
                 unsafe {
-                    if number % 3 == 0 {
+                    if number.is_multiple_of(3) {
                         assert_eq!(libc::pthread_rwlock_wrlock(lock.get()), 0);
                         let before = written.load(Ordering::Relaxed);
                         writing.during(yield_now);
