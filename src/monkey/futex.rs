@@ -338,7 +338,7 @@ fn wake_here(address: usize, wanted: usize, bits: u32, kernel: impl Fn(usize) ->
     fence(Ordering::SeqCst);
     let mut woken = 0;
     let threads = bucket.threads.load(Ordering::SeqCst) > 0;
-    // Threads, too, if somebody has the table: it may be one that forks, has all of it, and waits for the lock that is unlocked here.
+    // Threads come first, too, if somebody has the table: it may be one that forks, has all of it, and waits for the lock that is unlocked here.
     let threads_first = threads
         && (bucket.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1 || bucket.greenlets.try_lock().is_none());
     if threads_first {
