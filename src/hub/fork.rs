@@ -93,7 +93,8 @@ impl Hub {
         }
     }
 
-    fn main_task(&self) -> &Task {
+    /// The thread's own task.
+    pub(crate) fn main_task(&self) -> &Task {
         self.main.here().expect("the hub's own task is of this thread")
     }
 }

@@ -27,8 +27,8 @@ use std::time::Duration;
 use libc::{c_int, c_long, timespec};
 
 use super::{Parts, errno, gate, originals as real, set_errno};
-use crate::hub::Hub;
 use crate::hub::foreign::Verdict;
+use crate::hub::{self, Hub};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::fork::{self, HeldAtFork};
 use crate::sys::lock::{Lock, LockGuard};
@@ -192,7 +192,7 @@ unsafe fn deadline(hub: &Hub, timeout: Option<&timespec>, absolute: bool, operat
 
 static HELD: HeldAtFork<Vec<LockGuard<'static, Vec<Waiter>>>> = HeldAtFork::new();
 
-/// In a child of this process, nobody waits. (The greenlets that did are not there, nor are the threads.)
+/// In a child of this process, nobody waits but main. (The greenlets that did are not there, nor are the threads.)
 pub(super) fn watch_forks() {
     extern "C" fn prepare() {
         HOLDS_ALL.set(true);
@@ -203,12 +203,22 @@ pub(super) fn watch_forks() {
         HOLDS_ALL.set(false);
     }
     extern "C" fn in_child() {
-        for mut greenlets in HELD.take().into_iter().flatten() {
+        let Some(mut locks) = HELD.take() else { return };
+        let mut left = Vec::new();
+        PARKED_HERE.set(0);
+        for greenlets in &mut locks {
+            let (main, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut **greenlets)
+                .into_iter()
+                .partition(|waiter| hub::existing().is_some_and(|hub| waiter.waker.is_of(hub.main_task())));
             // Their tasks are dead, and not to be touched.
-            std::mem::forget(std::mem::take(&mut *greenlets));
+            std::mem::forget(gone);
+            left.extend(main.iter().map(|waiter| waiter.address));
+            PARKED_HERE.set(PARKED_HERE.get() + main.iter().filter(|waiter| waiter.parked).count());
+            **greenlets = main;
         }
         TABLE.iter().for_each(|bucket| bucket.threads.store(0, Ordering::SeqCst));
-        PARKED_HERE.set(0);
+        super::thread::count_anew(&left);
+        drop(locks);
         HOLDS_ALL.set(false);
     }
     static WATCHED: Once = Once::new();

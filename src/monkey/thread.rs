@@ -98,7 +98,17 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        WAITING[self.0].fetch_sub(1, Ordering::Relaxed);
+        // Not below zero: in the child of a fork the count has begun anew.
+        let _ =
+            WAITING[self.0].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+    }
+}
+
+/// In the child of a fork: only who waits at these addresses is there.
+pub(super) fn count_anew(left: &[usize]) {
+    WAITING.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    for &address in left {
+        WAITING[slot(address)].fetch_add(1, Ordering::SeqCst);
     }
 }
 

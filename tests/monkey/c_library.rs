@@ -3,10 +3,10 @@
 use std::ffi::{CString, c_char, c_int, c_long, c_ulong};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -47,7 +47,8 @@ library! {
     fn plain_sleep(milliseconds: c_long) -> c_int;
     fn plain_echo(fd: c_int, line: *const c_char, how: c_int, limit: usize, count: c_ulong) -> c_int;
     fn plain_overflow(fd: c_int, length: usize) -> isize;
-    fn plain_open(path: *const c_char, flags: c_int) -> c_int;
+    fn plain_reuse(path: *const c_char, milliseconds: c_long) -> c_int;
+    fn plain_read_timer(fd: c_int) -> isize;
     fn plain_resolve(name: *const c_char) -> c_int;
     fn plain_take_ticket() -> c_int;
     fn plain_give_tickets(count: c_int) -> c_int;
@@ -181,50 +182,48 @@ fn names_are_resolved_in_c() {
     }
 }
 
-#[test]
-fn what_c_opens_is_known_for_what_it_is() {
-    patched();
-    let number = {
-        let (mut reader, mut writer) = std::io::pipe().unwrap();
-        let waiting = spawn(move || reader.read(&mut [0; 8]).map(|len| (len, reader)));
-        yield_now();
-        writer.write_all(b"one").unwrap();
-        let (len, reader) = waiting.join().unwrap().unwrap();
-        assert_eq!(len, 3);
-        reader.as_raw_fd()
-    };
-    // Most likely the number that the pipe had.
-    let fd = plain_open(c"/proc/self/exe".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-    assert!(fd >= 0, "{number}");
-    // SAFETY: just opened, and nobody else's.
-    let mut file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    let mut magic = [0; 4];
-    spawn(move || file.read_exact(&mut magic).map(|()| magic))
-        .join()
-        .unwrap()
-        .map(|magic| assert_eq!(&magic, b"\x7fELF"))
-        .unwrap();
+const CHILD: &str = "SWITCHGRASS_TEST_C_LIBRARY";
+
+/// Whether this is the process that [`in_child`] starts.
+fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
 }
 
-const CHILD: &str = "SWITCHGRASS_TEST_OVERFLOW";
+/// Runs one test of this module alone in a process.
+fn in_child(test: &str) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("c_library::{test}"), "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_number_that_stdio_has_closed_is_known_anew() {
+    if !is_child() {
+        let child = in_child("a_number_that_stdio_has_closed_is_known_anew");
+        return assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+    }
+    patched();
+    // In C, so that nobody else's numbers come in between: a file, and then a timer at the number that it had.
+    let timer = spawn(|| plain_reuse(c"/proc/self/exe".as_ptr(), 20)).join().unwrap();
+    assert!(timer >= 0, "{timer}");
+    all_at_once(2, move |number| match number {
+        0 => assert_eq!(plain_read_timer(timer), 8),
+        _ => assert_eq!(plain_sleep(1), 0),
+    });
+}
 
 #[test]
 fn a_buffer_that_is_too_small_ends_the_process_as_without_us() {
-    if std::env::var_os(CHILD).is_some() {
+    if is_child() {
         patched();
         let (mut here, there) = std::os::unix::net::UnixStream::pair().unwrap();
         here.write_all(&[7; 16]).unwrap();
-        let greenlet = spawn(move || plain_overflow(there.as_raw_fd(), 16));
-        let result = greenlet.join();
-        eprintln!("not ended: {result:?}");
-        return;
+        let result = spawn(move || plain_overflow(there.as_raw_fd(), 16)).join();
+        unreachable!("not ended: {result:?}");
     }
-    let test = "c_library::a_buffer_that_is_too_small_ends_the_process_as_without_us";
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
+    let child = in_child("a_buffer_that_is_too_small_ends_the_process_as_without_us");
     let said = String::from_utf8_lossy(&child.stderr);
     assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{said}");
     assert!(said.contains("buffer overflow detected"), "{said}");

@@ -362,6 +362,43 @@ fn greenlets_and_threads_produce_and_consume_by_the_same_conditions() {
 }
 
 #[test]
+fn a_mutex_that_a_thread_gives_up_to_wait_for_a_condition_goes_to_a_greenlet() {
+    patched();
+    let (mutex, cond) = (mutex(libc::PTHREAD_MUTEX_NORMAL), cond());
+    let (tell, told) = std::sync::mpsc::channel();
+    let (done, is_locked) = (Arc::new(AtomicUsize::new(0)), sem(0));
+    let thread = std::thread::spawn({
+        let (mutex, cond, done, is_locked) =
+            (Arc::clone(&mutex), Arc::clone(&cond), Arc::clone(&done), Arc::clone(&is_locked));
+        move || {
+            assert_eq!(mutex.lock(), 0);
+            // SAFETY: initialised, here and below.
+            assert_eq!(unsafe { libc::sem_post(is_locked.get()) }, 0);
+            // When the greenlet waits for the mutex.
+            told.recv().unwrap();
+            while done.load(Ordering::Relaxed) == 0 {
+                // SAFETY: as above, and the mutex is ours.
+                assert_eq!(unsafe { libc::pthread_cond_wait(cond.get(), mutex.get()) }, 0);
+            }
+            assert_eq!(mutex.unlock(), 0);
+        }
+    });
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::sem_wait(is_locked.get()) }, 0);
+    let greenlet = spawn(move || {
+        assert_eq!(mutex.lock(), 0);
+        done.store(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::pthread_cond_signal(cond.get()) }, 0);
+        assert_eq!(mutex.unlock(), 0);
+    });
+    yield_now();
+    tell.send(()).unwrap();
+    greenlet.join().unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
 fn a_broadcast_wakes_all_greenlets() {
     let (mutex, cond, count) = (mutex(libc::PTHREAD_MUTEX_RECURSIVE), cond(), Arc::new(AtomicUsize::new(0)));
     all_at_once(100, move |_| {
@@ -588,4 +625,107 @@ fn a_kill_ends_the_wait_for_a_semaphore_and_not_that_for_a_mutex() {
     assert_eq!(mutex.unlock(), 0);
     assert!(waiter.join().is_err());
     assert_eq!(steps.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn main_gets_the_mutex_that_it_waits_for_in_the_child_of_a_fork_too() {
+    patched();
+    for kind in [libc::PTHREAD_MUTEX_NORMAL, libc::PTHREAD_MUTEX_ADAPTIVE_NP] {
+        let mutex = mutex(kind);
+        let theirs = Arc::clone(&mutex);
+        let holder = spawn(move || {
+            assert_eq!(theirs.lock(), 0);
+            yield_now();
+            // SAFETY: the child uses what this crate promises to work there.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                // Ends a child that hangs.
+                // SAFETY: takes a number.
+                unsafe { libc::alarm(20) };
+            }
+            assert_eq!(theirs.unlock(), 0);
+            pid
+        });
+        yield_now();
+        assert_eq!((mutex.lock(), mutex.unlock()), (0, 0));
+        let pid = holder.join().unwrap();
+        if pid == 0 {
+            // Its loop looks for events, from when on greenlets wait here.
+            switchgrass::sleep(Duration::from_millis(1));
+            let greenlets: Vec<_> = (0..3)
+                .map(|_| {
+                    spawn({
+                        let mutex = Arc::clone(&mutex);
+                        move || {
+                            mutex.lock();
+                            yield_now();
+                            mutex.unlock();
+                        }
+                    })
+                })
+                .collect();
+            joinall(&greenlets);
+            // SAFETY: ends the child, without the harness's exit handlers.
+            unsafe { libc::_exit(if mutex.try_lock() == 0 { 42 } else { 1 }) };
+        }
+        let mut status = 0;
+        // SAFETY: a place for it.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+        assert_eq!(libc::WEXITSTATUS(status), 42, "{status:#x}");
+    }
+}
+
+/// What a static constructor of C++ might do.
+static BEFORE_MAIN: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn before_main() {
+    let mut mutex = libc::PTHREAD_MUTEX_INITIALIZER;
+    let mut cond = libc::PTHREAD_COND_INITIALIZER;
+    // SAFETY: objects made by their initialisers.
+    unsafe {
+        let locked = libc::pthread_mutex_lock(&mut mutex) == 0;
+        let until = timespec { tv_sec: 1, tv_nsec: 0 };
+        let waited = libc::pthread_cond_timedwait(&mut cond, &mut mutex, &until) == libc::ETIMEDOUT;
+        let unlocked = libc::pthread_mutex_unlock(&mut mutex) == 0;
+        BEFORE_MAIN.store(usize::from(locked && waited && unlocked), Ordering::Relaxed);
+    }
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = before_main;
+
+#[test]
+fn constructors_may_lock_before_main() {
+    assert_eq!(BEFORE_MAIN.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn destructors_of_thread_locals_may_lock_when_the_thread_ends() {
+    struct AtEnd(Arc<Mutex>, Arc<Sem>);
+    impl Drop for AtEnd {
+        fn drop(&mut self) {
+            for _ in 0..2 {
+                assert_eq!((self.0.lock(), self.0.lock(), self.0.unlock(), self.0.unlock()), (0, 0, 0, 0));
+                // SAFETY: initialised.
+                assert_eq!(unsafe { libc::sem_post(self.1.get()) }, 0);
+            }
+        }
+    }
+    thread_local!(static AT_END: Cell<Option<AtEnd>> = const { Cell::new(None) });
+    patched();
+    let (mutex, sem) = (mutex(libc::PTHREAD_MUTEX_RECURSIVE), sem(0));
+    let theirs = (Arc::clone(&mutex), Arc::clone(&sem));
+    std::thread::spawn(move || {
+        // Before the hub is made, so destroyed after it; and the other way round, by a greenlet that has locked.
+        AT_END.set(Some(AtEnd(Arc::clone(&theirs.0), Arc::clone(&theirs.1))));
+        spawn(move || assert_eq!((theirs.0.lock(), theirs.0.unlock()), (0, 0))).join().unwrap();
+    })
+    .join()
+    .unwrap();
+    for _ in 0..2 {
+        // SAFETY: initialised.
+        assert_eq!(unsafe { libc::sem_wait(sem.get()) }, 0);
+    }
+    assert_eq!((mutex.lock(), mutex.unlock()), (0, 0));
 }
