@@ -13,6 +13,7 @@ case ${1:-} in
     --draw) mode=draw profile=quick; shift ;;
 esac
 results=results
+mkdir -p "$results"
 [[ $mode == quick ]] && results=$(mktemp -d)
 bin=$CARGO_TARGET_DIR/$profile
 
@@ -173,7 +174,6 @@ serve() {
     echo "# rounds: $rounds"
     [[ $mode == full ]] || echo "# warning: a quick run: these figures mean nothing"
 } >"$raw"
-look_at_machine "the run"
 read -ra before < <(jiffies)
 
 one="switchgrass-1 may-1 tokio-1 go-1 gevent"
@@ -182,6 +182,7 @@ servers="mio $both"
 port=18000
 for round in $(seq "$rounds"); do
     echo "round $round of $rounds" >&2
+    look_at_machine "round $round"
     micro yield-2 value "$one" $((2000000 / scale)) yield --tasks 2
     micro yield-1000 value "$one" $((5000000 / (scale > 1 ? 100 : 1))) yield --tasks 1000
     micro spawn-1000 value "$both" $many spawn_join --batch 1000 --reps 5

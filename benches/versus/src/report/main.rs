@@ -225,7 +225,7 @@ fn draw_panel(
     let better = if work.more_is_better { "more is better" } else { "less is better" };
     // Room at the right for the figure beside the last dot.
     let mut chart = ChartBuilder::on(panel)
-        .caption(format!("{}: {}, {better}", work.title, work.unit), ("sans-serif", 19))
+        .caption(format!("{}: {}, {better} (logarithmic)", work.title, work.unit), ("sans-serif", 19))
         .margin_right(20)
         .x_label_area_size(28)
         .y_label_area_size(170)
