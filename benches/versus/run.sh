@@ -190,9 +190,12 @@ for round in $(seq "$rounds"); do
     micro channel value "$one" $((5000000 / scale)) channel --cap 128
     micro channel-threads value "switchgrass-2 may-2 tokio-2 go-2 threads" $((3000000 / scale)) channel --cap 128
     micro pingpong value "$both" $((1000000 / scale)) pingpong
+    # Ten thousand too: a hundred thousand are more than some can.
+    micro timers-10000 cpu_ms "$both" $((many / 10)) timers --max-ms $max_ms
     micro timers cpu_ms "$both" $many timers --max-ms $max_ms
     micro idle value "$one" $many idle_mem
-    micro idle value threads $threads_idle idle_mem
+    micro idle-10000 value "$one" $((many / 10)) idle_mem
+    micro idle-10000 value threads $threads_idle idle_mem
     serve echo-64 echo 64 "$servers"
     serve echo-1000 echo $crowd "$servers"
     serve http-64 http 64 "$servers"

@@ -49,8 +49,10 @@ const PICTURES: &[(&str, &str, &[Work])] = &[
         "waiting.svg",
         "Waiting",
         &[
+            work("timers-10000", "10,000 random sleeps, CPU", "ms"),
             work("timers", "100,000 random sleeps, CPU", "ms"),
-            work("idle", "an idle task of 100,000 (threads: of 1,000), resident memory", "bytes"),
+            work("idle-10000", "an idle task of 10,000 (threads: of 1,000), resident memory", "bytes"),
+            work("idle", "an idle task of 100,000, resident memory", "bytes"),
         ],
     ),
     (
