@@ -52,6 +52,7 @@ use crate::hub::inspect;
 use crate::hub::tree::Names;
 use crate::sys;
 use crate::sys::fork;
+use crate::sys::hooks::aside;
 use crate::task::{Bystander, Home};
 
 /// Shorter periods would cost more than they tell. gevent's.
@@ -203,7 +204,7 @@ impl Drop for Monitor {
         *lock(&self.stop.wanted) = true;
         self.stop.changed.notify_all();
         if thread.thread().id() != std::thread::current().id() {
-            let _ = thread.join();
+            let _ = aside(|| thread.join());
         }
     }
 }

@@ -8,12 +8,12 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::{Direction, Hub, SlotId, Waits, Wake};
+use super::{Direction, Hub, Listed, SlotId, Waits, Wake};
 use crate::sys;
-use crate::sys::clock::Nanos;
+use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::fork::generation;
 use crate::sys::hooks;
-use crate::task::{Reason, State, Task};
+use crate::task::{Ended, Listener, Reason, State, Task};
 
 /// How a wait for foreign frames ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +82,24 @@ impl Hub {
         f()
     }
 
+    /// As [`Hub::wait_ended`] of what ends elsewhere, without unwinding.
+    pub(crate) fn wait_ended_foreign(&self, ended: &Ended, reason: Reason) -> Verdict {
+        let _outside = self.outside_wait();
+        loop {
+            let waker = self.waker();
+            if ended.is_set() || ended.add(Listener::Task(waker.clone())).is_err() {
+                return Verdict::Woken;
+            }
+            let _listed = Listed { ended, waker };
+            match self.park_foreign(reason, NEVER) {
+                Verdict::Woken => {}
+                // If it has ended at the same time, that counts.
+                _ if ended.is_set() => return Verdict::Woken,
+                verdict => return verdict,
+            }
+        }
+    }
+
     /// Has a function called before (`true`) and after the loop looks for events.
     pub(crate) fn set_around_events(&self, f: fn(bool)) {
         self.around_events.set(Some(f));
@@ -104,6 +122,19 @@ impl Hub {
             })
         });
         result.map(|()| verdict)
+    }
+
+    /// Waits for the next edge of a descriptor, whatever is pending against the task.
+    pub(crate) fn wait_fd_unbroken(
+        &self,
+        id: SlotId,
+        fd: BorrowedFd<'_>,
+        direction: Direction,
+        reason: Reason,
+        deadline: Nanos,
+    ) -> io::Result<Verdict> {
+        let wake = self.unbroken(|| self.wait_fd(id, fd, direction, reason, deadline, Waits::ForIt))?;
+        Ok(if wake == Wake::TimedOut { Verdict::TimedOut } else { Verdict::Woken })
     }
 
     /// A registration whose descriptor was closed unseen: whatever has its number now is another one's.

@@ -2,12 +2,14 @@
 
 use libc::{c_void, ssize_t};
 
-use super::{Parts, fail, gate};
+use super::{Parts, fail, gate, table};
+use crate::coro::unwind;
 use crate::hub::Hub;
+use crate::hub::foreign::Verdict;
 use crate::sys::clock::NEVER;
 use crate::sys::lock::Lock;
 use crate::task::{Reason, Waker};
-use crate::threadpool;
+use crate::threadpool::{self, Job, ThreadPool};
 use std::sync::Arc;
 
 /// The caller's memory, which stays where it is until the call returns.
@@ -71,4 +73,33 @@ pub(super) fn to_the_end<T: Send + 'static>(
         }
         hub.park_unbroken(reason, NEVER);
     }
+}
+
+/// Runs it on a thread of that pool. An error is the number for what is pending against the greenlet: then it is taken back, or if it has begun, goes on
+/// unseen, and its result is dropped over there. So it must have nothing of the caller's.
+pub(super) fn offload<T: Send + 'static>(
+    hub: &Hub,
+    pool: &ThreadPool,
+    reason: Reason,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, i32> {
+    table::answer(hub.verdict())?;
+    let job = hand_over(pool, f)?;
+    job.join_foreign(hub, reason).map_err(|pending| {
+        job.withdraw();
+        number(pending)
+    })
+}
+
+/// Has it run by a thread of that pool, without waiting for a place. `EAGAIN`: the system refuses a thread.
+pub(super) fn hand_over<T: Send + 'static>(
+    pool: &ThreadPool,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<Job<T>, i32> {
+    unwind::catch(|| pool.hand_over(f)).map_err(|_| libc::EAGAIN)
+}
+
+/// What a call fails with for a verdict that has ended it.
+pub(super) fn number(verdict: Verdict) -> i32 {
+    table::answer(verdict).err().unwrap_or(libc::ECANCELED)
 }

@@ -15,8 +15,8 @@
 //! and each looks whether it is meant.
 //!
 //! A notification that comes while greenlets run is seen by the hub afterwards, unless one of them parks first: std takes the notification then, and does not
-//! tell us. So whoever was parked when another one parks, or when one returns from there, returns once more, after a moment, which
-//! doubles as long as that was for nothing.
+//! tell us. So those who are parked return for nothing every now and then: one that is alone, each second; several, after a quarter of a millisecond for each of
+//! them, which takes some thousandths of the thread's time, and more and more seldom when a thousand such rounds have passed without a notification.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
@@ -280,7 +280,11 @@ pub(super) fn wait_here(
         }
         bucket.add(&mut greenlets, hub, address, bits)
     };
-    wait_in_table(hub, bucket, number, address, deadline)
+    match wait_in_table(hub, bucket, number, address, deadline) {
+        // std waits again at once if it is told of a signal, and its caller sees nothing. A wake for nothing is seen by who waits for a condition.
+        Err(libc::EINTR) => Ok(()),
+        result => result,
+    }
 }
 
 /// Waits until it is taken out of the table.
@@ -377,14 +381,22 @@ thread_local! {
     static PARKER: Cell<usize> = const { Cell::new(0) };
     /// How many greenlets of this thread are parked.
     static PARKED_HERE: Cell<usize> = const { Cell::new(0) };
-    /// Parks that have begun or returned: a notification of others may have been lost in each.
-    static HOLES: Cell<u64> = const { Cell::new(0) };
-    /// How long those others wait before they return for nothing.
-    static PAUSE: Cell<Duration> = const { Cell::new(FIRST_PAUSE) };
+    /// Parks that have returned for nothing, since the last notification that was seen.
+    static IN_VAIN: Cell<usize> = const { Cell::new(0) };
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// How long a greenlet is parked until it returns for nothing, if so many are.
+fn patience(parked: usize) -> Duration {
+    const ALONE: Duration = Duration::from_secs(1);
+    const EACH: Duration = Duration::from_micros(250);
+    const LONGEST: Duration = Duration::from_millis(100);
+    const ROUNDS: usize = 1000;
+    if parked == 1 {
+        return ALONE;
+    }
+    let doublings = (IN_VAIN.get() / parked).saturating_sub(ROUNDS).min(16) as u32;
+    EACH.saturating_mul(u32::try_from(parked).unwrap_or(u32::MAX)).saturating_mul(1 << doublings).min(LONGEST)
+}
 
 /// Where the word lies, from what a `Thread` points to.
 static OFFSET: OnceLock<usize> = OnceLock::new();
@@ -441,11 +453,16 @@ fn park(hub: &Hub, word: &AtomicI32, deadline: Nanos) -> Result<(), i32> {
     let address = word.as_ptr() as usize;
     let bucket = bucket(address);
     hub.set_around_events(look_at_parker);
+    if PARKED_HERE.get() == 1 {
+        // It is not alone any more.
+        wake_all(address);
+    }
     let number = {
         let mut greenlets = bucket.greenlets.lock();
         // A notification is for anybody.
         if word.compare_exchange(PARKED, EMPTY, Ordering::SeqCst, Ordering::SeqCst) == Err(NOTIFIED) {
             drop(greenlets);
+            IN_VAIN.set(0);
             wake_all(address);
             return Ok(());
         }
@@ -453,33 +470,23 @@ fn park(hub: &Hub, word: &AtomicI32, deadline: Nanos) -> Result<(), i32> {
         greenlets.push(Waiter { address, bits: u32::MAX, number, waker: hub.waker(), parked: true });
         number
     };
-    PARKED_HERE.set(PARKED_HERE.get() + 1);
-    HOLES.set(HOLES.get() + 1);
-    let holes = HOLES.get();
-    let result = loop {
-        let next = hub.deadline(PAUSE.get()).min(deadline);
-        let has_company = PARKED_HERE.get() > 1;
-        match wait_in_table(hub, bucket, number, address, if has_company { next } else { deadline }) {
-            Err(libc::ETIMEDOUT) if has_company && next < deadline => {
-                if HOLES.get() != holes {
-                    PAUSE.set((PAUSE.get() * 2).min(LONGEST_PAUSE));
-                    break Ok(());
-                }
-                let mut greenlets = bucket.greenlets.lock();
-                greenlets.push(Waiter { address, bits: u32::MAX, number, waker: hub.waker(), parked: true });
-            }
-            result => break result,
+    let parked = PARKED_HERE.get() + 1;
+    PARKED_HERE.set(parked);
+    let patience = hub.deadline(patience(parked));
+    let result = match wait_in_table(hub, bucket, number, address, patience.min(deadline)) {
+        Err(libc::ETIMEDOUT) if patience < deadline => {
+            IN_VAIN.set(IN_VAIN.get() + 1);
+            Ok(())
         }
+        result => result,
     };
     PARKED_HERE.set(PARKED_HERE.get() - 1);
-    HOLES.set(HOLES.get() + 1);
     // What makes std's park return.
     word.store(NOTIFIED, Ordering::SeqCst);
     result
 }
 
 fn wake_all(address: usize) {
-    PAUSE.set(FIRST_PAUSE);
     bucket(address).take(address, usize::MAX, u32::MAX).wakers.iter().for_each(Waker::wake);
 }
 
@@ -493,6 +500,7 @@ fn look_at_parker(before: bool) {
     let word = unsafe { AtomicI32::from_ptr(address as *mut i32) };
     let (from, to) = if before { (EMPTY, PARKED) } else { (PARKED, EMPTY) };
     if word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst) == Err(NOTIFIED) {
+        IN_VAIN.set(0);
         wake_all(address);
     }
 }

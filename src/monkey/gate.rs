@@ -29,9 +29,24 @@ pub(super) fn gate(part: u32) -> Option<&'static Hub> {
 
 #[inline]
 fn may_wait(hub: &Hub) -> bool {
-    hub.may_wait_for_foreign_frames()
-        && IN_HANDLER.get() == 0
-        && (REGIONS.get() == 0 || !IN_REGION.with_borrow(|inside| inside.contains(&hub.current().shared.id)))
+    hub.may_wait_for_foreign_frames() && !is_in_handler() && (REGIONS.get() == 0 || !is_in_region(hub))
+}
+
+#[cold]
+fn is_in_region(hub: &Hub) -> bool {
+    let task = hub.current();
+    IN_REGION.with_borrow(|inside| {
+        inside.contains(&task.shared.id) || (hub.is_main(task) && inside.contains(&BEFORE_HUB))
+    })
+}
+
+/// Stands for the one context of a thread that has no hub yet.
+const BEFORE_HUB: u64 = 0;
+
+/// Whether this thread runs a signal handler just now.
+#[inline]
+pub(super) fn is_in_handler() -> bool {
+    IN_HANDLER.get() > 0
 }
 
 /// The process that has patched.
@@ -74,7 +89,7 @@ pub fn no_switch<R>(f: impl FnOnce() -> R) -> R {
             });
         }
     }
-    let id = hub::existing().map_or(0, |hub| hub.current().shared.id);
+    let id = hub::existing().map_or(BEFORE_HUB, |hub| hub.current().shared.id);
     IN_REGION.with_borrow_mut(|inside| inside.push(id));
     REGIONS.set(REGIONS.get() + 1);
     let _region = Region(id);

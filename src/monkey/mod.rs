@@ -50,7 +50,7 @@
 //! - **`std::sync::mpsc`** works between a greenlet and other *threads*. Between two greenlets of one thread a blocking `recv` is not woken: std passes over receivers of
 //!   the sender's own thread (`std/src/sync/mpmc/waker.rs`). Use [`channel`](mod@crate::channel).
 //! - **`thread::park`**: std has one token per OS thread. A park of one greenlet may return for nothing when another one is meant (which std allows);
-//!   and if several greenlets of a thread are parked, an `unpark` from that thread itself may take up to a tenth of a second to arrive.
+//!   and if several greenlets of a thread are parked, an `unpark` from that thread itself may take a quarter of a millisecond for each of them to arrive.
 //! - **`ReentrantLock`**, `stdout().lock()` and the like belong to the OS thread: do not hold one over a call that blocks.
 //! - **`parking_lot`** keeps its queues in data per OS thread: two greenlets of a thread that wait for one of its locks make it wait for ever. Its locks
 //!   are fine as long as they are not held over a call that blocks.
@@ -73,14 +73,18 @@
 #![allow(unsafe_code)]
 
 mod file;
+mod fortified;
 mod futex;
 mod gate;
+mod name;
 mod note;
+mod process;
 mod ready;
 mod signal;
 mod socket;
 mod symbols;
 mod table;
+mod thread;
 mod time;
 
 use std::fmt;
@@ -103,9 +107,10 @@ impl Parts {
     pub const STREAMS: Parts = Parts(1 << 2);
     /// `poll`, `select`, `epoll_wait` and their relatives.
     pub const READY: Parts = Parts(1 << 3);
-    /// `getaddrinfo` and its relatives.
+    /// `getaddrinfo`, `getnameinfo`, `gethostbyname`, `gethostbyaddr` and their relatives, on threads of [`dns::threadpool`](crate::dns::threadpool).
     pub const NAMES: Parts = Parts(1 << 4);
-    /// `waitpid` and its relatives, `system`.
+    /// `waitpid` and its relatives, `system`, `pclose`. (Who reads from what `popen` gives by `fread` or `fgets` waits within libc, and blocks the OS
+    /// thread.)
     pub const PROCESSES: Parts = Parts(1 << 5);
     /// std's locks and `thread::park`, pthread's locks, semaphores, and the join of threads.
     pub const LOCKS: Parts = Parts(1 << 6);
@@ -207,7 +212,9 @@ pub unsafe fn patch(parts: Parts) -> Result<Report, PatchError> {
     }
     if parts.contains(Parts::LOCKS) {
         futex::learn().map_err(PatchError)?;
+        thread::learn().map_err(PatchError)?;
     }
+    table::watch_forks();
     futex::watch_forks();
     gate::open(parts.0);
     Ok(Report { parts: patched(), ..report })
@@ -254,27 +261,37 @@ pub struct Symbol {
 
 impl Report {
     fn now(parts: Parts) -> Report {
+        // In a shared library, our own references to these names go where the program's do. So what counts is the file that the function is in.
+        static HERE: u8 = 0;
+        let (own, _) = file_of((&raw const HERE).cast());
         let symbols = symbols::SYMBOLS.iter().filter(|symbol| parts.contains(symbol.part)).map(|symbol| {
             // SAFETY: a name that ends with a zero.
             let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, symbol.name.as_ptr()) };
-            let mut information = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
-            // SAFETY: dladdr writes the whole structure if it gives something else than 0, and strings in it stay.
-            let owner = unsafe {
-                match libc::dladdr(address, information.as_mut_ptr()) {
-                    0 => String::from("nobody"),
-                    _ => std::ffi::CStr::from_ptr((*information.as_ptr()).dli_fname)
-                        .to_string_lossy()
-                        .into_owned(),
-                }
-            };
+            let (file, owner) = file_of(address);
             Symbol {
                 name: symbol.name.to_str().expect("a name of letters"),
                 part: symbol.part,
-                is_ours: std::ptr::eq(address, (symbol.ours)()),
+                is_ours: file == own && std::ptr::eq(address, (symbol.ours)()),
                 owner,
             }
         });
         Report { parts: patched(), symbols: symbols.collect() }
+    }
+}
+
+/// Where the file begins in memory that an address belongs to, and its name.
+fn file_of(address: *const libc::c_void) -> (usize, String) {
+    let mut information = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: dladdr writes the whole structure if it gives something else than 0; its strings stay as long as the file is loaded.
+    unsafe {
+        match libc::dladdr(address, information.as_mut_ptr()) {
+            0 => (0, String::from("nobody")),
+            _ => {
+                let information = information.assume_init();
+                let name = std::ffi::CStr::from_ptr(information.dli_fname);
+                (information.dli_fbase.addr(), name.to_string_lossy().into_owned())
+            }
+        }
     }
 }
 

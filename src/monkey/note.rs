@@ -9,13 +9,13 @@
     reason = "all are what the head says: libc's function, with its caller's arguments"
 )]
 
-use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, sockaddr, socklen_t};
+use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, clockid_t, sigset_t, sockaddr, socklen_t};
 
 use super::{Parts, gate, originals as real, socket, table};
 
 /// A number that was just given out.
 #[inline]
-fn opened(fd: c_int) -> c_int {
+pub(super) fn opened(fd: c_int) -> c_int {
     if fd >= 0 {
         table::forget(fd);
     }
@@ -112,6 +112,52 @@ pub(super) unsafe fn openat64(dir: c_int, path: *const c_char, flags: c_int, mod
     opened(unsafe { real::openat64(dir, path, flags, mode) })
 }
 
+pub(super) unsafe fn creat(path: *const c_char, mode: c_uint) -> c_int {
+    opened(unsafe { real::creat(path, mode) })
+}
+
+pub(super) unsafe fn creat64(path: *const c_char, mode: c_uint) -> c_int {
+    opened(unsafe { real::creat64(path, mode) })
+}
+
+pub(super) unsafe fn timerfd_create(clock: clockid_t, flags: c_int) -> c_int {
+    opened(unsafe { real::timerfd_create(clock, flags) })
+}
+
+pub(super) unsafe fn signalfd(fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int {
+    let result = unsafe { real::signalfd(fd, mask, flags) };
+    // Given one that there is, it changes that.
+    if fd == -1 { opened(result) } else { result }
+}
+
+pub(super) unsafe fn inotify_init() -> c_int {
+    opened(unsafe { real::inotify_init() })
+}
+
+pub(super) unsafe fn inotify_init1(flags: c_int) -> c_int {
+    opened(unsafe { real::inotify_init1(flags) })
+}
+
+pub(super) unsafe fn epoll_create(size: c_int) -> c_int {
+    opened(unsafe { real::epoll_create(size) })
+}
+
+pub(super) unsafe fn epoll_create1(flags: c_int) -> c_int {
+    opened(unsafe { real::epoll_create1(flags) })
+}
+
+pub(super) unsafe fn memfd_create(name: *const c_char, flags: c_uint) -> c_int {
+    opened(unsafe { real::memfd_create(name, flags) })
+}
+
+pub(super) unsafe fn fclose(file: *mut libc::FILE) -> c_int {
+    // libc closes the number by itself. (There is none behind a file in memory.)
+    if gate::is_open() {
+        table::forget(unsafe { libc::fileno(file) });
+    }
+    unsafe { real::fclose(file) }
+}
+
 pub(super) unsafe fn close(fd: c_int) -> c_int {
     // Before, for after it the number may be somebody else's already.
     table::forget(fd);
@@ -119,7 +165,7 @@ pub(super) unsafe fn close(fd: c_int) -> c_int {
 }
 
 pub(super) unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
-    if flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 {
+    if flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 && first <= last {
         table::forget_range(first, last);
     }
     unsafe { real::close_range(first, last, flags) }
@@ -134,43 +180,54 @@ pub(super) unsafe fn dup(fd: c_int) -> c_int {
     opened(unsafe { real::dup(fd) })
 }
 
-pub(super) unsafe fn dup2(fd: c_int, to: c_int) -> c_int {
-    if fd != to {
+/// `to` is about to become a duplicate of `fd`, if that is open.
+fn replaced(fd: c_int, to: c_int) {
+    if gate::is_open() && fd != to && unsafe { real::fcntl(fd, libc::F_GETFD, 0) } != -1 {
         table::forget(to);
     }
+}
+
+pub(super) unsafe fn dup2(fd: c_int, to: c_int) -> c_int {
+    replaced(fd, to);
     unsafe { real::dup2(fd, to) }
 }
 
 pub(super) unsafe fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
-    if fd != to {
-        table::forget(to);
-    }
+    replaced(fd, to);
     unsafe { real::dup3(fd, to, flags) }
 }
 
 pub(super) unsafe fn fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int {
-    noted(command, unsafe { real::fcntl(fd, command, argument) })
+    noted(command, || unsafe { real::fcntl(fd, command, argument) })
 }
 
 pub(super) unsafe fn fcntl64(fd: c_int, command: c_int, argument: c_long) -> c_int {
-    noted(command, unsafe { real::fcntl64(fd, command, argument) })
+    noted(command, || unsafe { real::fcntl64(fd, command, argument) })
 }
 
-fn noted(command: c_int, result: c_int) -> c_int {
+fn noted(command: c_int, call: impl FnOnce() -> c_int) -> c_int {
     match command {
-        libc::F_SETFL => gate::settings_changed(),
-        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return opened(result),
-        _ => {}
+        libc::F_GETFL => table::flags_at_rest(call),
+        libc::F_SETFL => table::flags_at_rest(|| {
+            let result = call();
+            gate::settings_changed();
+            result
+        }),
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => opened(call()),
+        _ => call(),
     }
-    result
 }
 
 pub(super) unsafe fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
-    let result = unsafe { real::ioctl(fd, request, argument) };
-    if request == libc::FIONBIO as c_ulong {
-        gate::settings_changed();
+    let call = || unsafe { real::ioctl(fd, request, argument) };
+    if request != libc::FIONBIO as c_ulong {
+        return call();
     }
-    result
+    table::flags_at_rest(|| {
+        let result = call();
+        gate::settings_changed();
+        result
+    })
 }
 
 pub(super) unsafe fn syscall(
@@ -182,5 +239,8 @@ pub(super) unsafe fn syscall(
     e: c_long,
     f: c_long,
 ) -> c_long {
+    if number == libc::SYS_close {
+        table::forget(a as c_int);
+    }
     unsafe { super::futex::syscall(number, [a, b, c, d, e, f]) }
 }

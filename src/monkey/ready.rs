@@ -35,8 +35,17 @@ pub(super) unsafe fn ppoll(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let time = timeout.as_ref().map(super::time::duration);
+        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) as c_int };
         poll_until(hub, fds, count, time, || real::ppoll(fds, count, &ZERO, mask))
+    }
+}
+
+/// Or not a valid time.
+unsafe fn limit(timeout: *const timespec) -> Result<Option<Duration>, ()> {
+    // SAFETY: the caller's pointer, null or valid.
+    match unsafe { timeout.as_ref() } {
+        Some(time) if !super::time::is_valid(time) => Err(()),
+        time => Ok(time.map(super::time::duration)),
     }
 }
 
@@ -205,6 +214,9 @@ pub(super) unsafe fn select(
             Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
                 + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
         });
+        if timeout.as_ref().is_some_and(|time| time.tv_sec < 0 || time.tv_usec < 0) {
+            return fail(libc::EINVAL) as c_int;
+        }
         let began = std::time::Instant::now();
         let result = select_until(hub, count, [read, write, except], time, |sets| {
             let mut zero = timeval { tv_sec: 0, tv_usec: 0 };
@@ -231,7 +243,7 @@ pub(super) unsafe fn pselect(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let time = timeout.as_ref().map(super::time::duration);
+        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) as c_int };
         select_until(hub, count, [read, write, except], time, |sets| {
             real::pselect(count, sets[0], sets[1], sets[2], &ZERO, mask)
         })
@@ -248,6 +260,8 @@ unsafe fn select_until(
 ) -> c_int {
     const BITS: usize = 64;
     let Ok(numbers) = usize::try_from(count) else { return fail(libc::EINVAL) as c_int };
+    // Whoever asks for all numbers that there may be has sets of the usual size.
+    let numbers = if numbers > libc::FD_SETSIZE { numbers.min(table_size()) } else { numbers };
     let words = numbers.div_ceil(BITS);
     let asked: [Vec<u64>; 3] = sets.map(|set| match set.is_null() {
         true => Vec::new(),
@@ -280,6 +294,13 @@ unsafe fn select_until(
         }
     }
     result
+}
+
+/// How many descriptors this process has a table for. The kernel looks at no more of a set.
+fn table_size() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+    line.and_then(|size| size.trim().parse().ok()).unwrap_or(libc::FD_SETSIZE)
 }
 
 pub(super) unsafe fn epoll_wait(
@@ -317,7 +338,7 @@ pub(super) unsafe fn epoll_pwait2(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let time = timeout.as_ref().map(super::time::duration);
+        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) as c_int };
         epoll_until(hub, epfd, time, || real::epoll_pwait(epfd, events, count, 0, mask))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The handler that the system knows is ours, which counts that one is running and calls the program's. Asked for the handler, we give the program's.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use libc::{c_int, c_void, sighandler_t, siginfo_t};
 
@@ -12,6 +12,13 @@ const SIGNALS: usize = 65;
 
 /// What the program has installed: the address of its handler, by signal.
 static HANDLERS: [AtomicUsize; SIGNALS] = [const { AtomicUsize::new(0) }; SIGNALS];
+
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the program has ever installed one.
+pub(super) fn has_handlers() -> bool {
+    INSTALLED.load(Ordering::Relaxed)
+}
 
 /// Whether it is a function.
 fn is_function(handler: sighandler_t) -> bool {
@@ -83,6 +90,7 @@ pub(super) unsafe fn sigaction(
         }
         let mut action = *wanted;
         action.sa_sigaction = ours();
+        INSTALLED.store(true, Ordering::SeqCst);
         let unmarked = UNMARKED[signal as usize].load(Ordering::Acquire);
         let result = {
             // Before, for the signal may come at once.

@@ -14,7 +14,6 @@ use crate::descriptor::Direction;
 use crate::hub::Hub;
 use crate::hub::foreign::Verdict;
 use crate::sys::clock::Nanos;
-use crate::sys::lock::Lock;
 
 /// What a try found.
 pub(super) enum Tried {
@@ -407,7 +406,23 @@ impl Parts {
     }
 }
 
+/// Calls again if the number has become something else's unseen that is no socket.
+#[inline]
+fn seen_as_it_is(fd: c_int, call: impl Fn() -> ssize_t) -> ssize_t {
+    let result = call();
+    if result == -1 && errno() == libc::ENOTSOCK {
+        table::forget(fd);
+        return call();
+    }
+    result
+}
+
 pub(super) unsafe fn read(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
+    // SAFETY: as above.
+    seen_as_it_is(fd, || unsafe { known_read(hub, fd, buf, len) })
+}
+
+unsafe fn known_read(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     // SAFETY: as above.
     unsafe {
         let Some(entry) = table::entry(fd) else { return real::read(fd, buf, len) };
@@ -431,6 +446,11 @@ pub(super) unsafe fn read(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t) -
 }
 
 pub(super) unsafe fn readv(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    // SAFETY: as above.
+    seen_as_it_is(fd, || unsafe { known_readv(hub, fd, iov, count) })
+}
+
+unsafe fn known_readv(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: as above.
     unsafe {
         let Some(entry) = table::entry(fd) else { return real::readv(fd, iov, count) };
@@ -456,6 +476,11 @@ pub(super) unsafe fn readv(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int
 
 pub(super) unsafe fn write(hub: &Hub, fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
     // SAFETY: as above.
+    seen_as_it_is(fd, || unsafe { known_write(hub, fd, buf, len) })
+}
+
+unsafe fn known_write(hub: &Hub, fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
+    // SAFETY: as above.
     unsafe {
         let Some(entry) = table::entry(fd) else { return real::write(fd, buf, len) };
         match entry.kind(fd) {
@@ -478,6 +503,11 @@ pub(super) unsafe fn write(hub: &Hub, fd: c_int, buf: *const c_void, len: size_t
 }
 
 pub(super) unsafe fn writev(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    // SAFETY: as above.
+    seen_as_it_is(fd, || unsafe { known_writev(hub, fd, iov, count) })
+}
+
+unsafe fn known_writev(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: as above.
     unsafe {
         let Some(entry) = table::entry(fd) else { return real::writev(fd, iov, count) };
@@ -537,13 +567,10 @@ pub(super) unsafe fn is_ready(fd: c_int, events: libc::c_short) -> bool {
     unsafe { real::poll(&mut entry, 1, 0) > 0 }
 }
 
-static ONE_AT_A_TIME: Lock<()> = Lock::new(());
-
 /// A call has said `EAGAIN`: whether that was only because of [`without_blocking`]. Waits until none is going on.
 pub(super) fn is_toggled_or_was(fd: c_int) -> bool {
-    let _turn = ONE_AT_A_TIME.lock();
     // SAFETY: F_GETFL takes no argument.
-    let flags = unsafe { real::fcntl(fd, libc::F_GETFL, 0) };
+    let flags = table::flags_at_rest(|| unsafe { real::fcntl(fd, libc::F_GETFL, 0) });
     if flags == -1 || flags & libc::O_NONBLOCK != 0 {
         return false;
     }
@@ -551,19 +578,25 @@ pub(super) fn is_toggled_or_was(fd: c_int) -> bool {
     table::entry(fd).is_some_and(|entry| !entry.has_read_limit(fd))
 }
 
-/// Non-blocking for one call. The flag belongs to all who share the descriptor; those of this process that try meanwhile take turns.
-pub(super) fn without_blocking<R>(fd: c_int, call: impl FnOnce() -> R) -> R {
-    let _turn = ONE_AT_A_TIME.lock();
-    let set = |mut value: c_int| {
-        // SAFETY: FIONBIO reads one int through the pointer.
-        unsafe { real::ioctl(fd, libc::FIONBIO, (&raw mut value).cast()) };
-    };
-    set(1);
-    let result = call();
-    let error = errno();
-    set(0);
-    super::set_errno(error);
-    result
+/// Non-blocking for one call. The flag belongs to all who share the descriptor; those of this process that try meanwhile, or that set or read it,
+/// take turns.
+pub(super) fn without_blocking<R>(entry: &Entry, fd: c_int, call: impl FnOnce() -> R) -> R {
+    table::flags_at_rest(|| {
+        // It may have been set since the call began, and is to stay so.
+        if entry.is_nonblocking_at_rest(fd) {
+            return call();
+        }
+        let set = |mut value: c_int| {
+            // SAFETY: FIONBIO reads one int through the pointer.
+            unsafe { real::ioctl(fd, libc::FIONBIO, (&raw mut value).cast()) };
+        };
+        set(1);
+        let result = call();
+        let error = errno();
+        set(0);
+        super::set_errno(error);
+        result
+    })
 }
 
 pub(super) unsafe fn accept4(
@@ -576,7 +609,6 @@ pub(super) unsafe fn accept4(
     // SAFETY: as above.
     unsafe {
         let (entry, _) = socket_or_real!(fd, real::accept4(fd, address, len, flags));
-        let nonblocking = entry.is_nonblocking(fd);
         let mut call = Call::new(hub, fd, entry, Direction::Read, "accept on fd");
         let given = len.as_ref().copied();
         let result = call.run(|| {
@@ -584,7 +616,7 @@ pub(super) unsafe fn accept4(
                 *len = given;
             }
             let accept = || real::accept4(fd, address, len, flags) as ssize_t;
-            tried(if nonblocking { accept() } else { without_blocking(fd, accept) })
+            tried(if entry.is_nonblocking(fd) { accept() } else { without_blocking(entry, fd, accept) })
         }) as c_int;
         if result >= 0 {
             table::forget(result);
@@ -606,7 +638,7 @@ pub(super) unsafe fn connect(hub: &Hub, fd: c_int, address: *const sockaddr, len
         }
         let mut pause = 1;
         loop {
-            let result = without_blocking(fd, || real::connect(fd, address, len));
+            let result = without_blocking(entry, fd, || real::connect(fd, address, len));
             match (result, errno()) {
                 (0, _) => return 0,
                 (_, libc::EINPROGRESS) => break,
@@ -666,7 +698,7 @@ pub(super) unsafe fn sendfile(
             if ended {
                 return Tried::Done(0);
             }
-            let result = without_blocking(out, || real::sendfile(out, from, offset, count - done));
+            let result = without_blocking(entry, out, || real::sendfile(out, from, offset, count - done));
             ended = result == 0;
             tried(result)
         })

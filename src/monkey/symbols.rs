@@ -9,11 +9,13 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
-    c_char, c_int, c_long, c_uint, c_ulong, c_void, clockid_t, epoll_event, fd_set, iovec, mmsghdr, msghdr,
-    nfds_t, off_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
+    FILE, addrinfo, c_char, c_int, c_long, c_uint, c_ulong, c_void, clockid_t, epoll_event, fd_set, hostent,
+    id_t, idtype_t, iovec, mmsghdr, msghdr, nfds_t, off_t, pid_t, pollfd, pthread_barrier_t,
+    pthread_barrierattr_t, pthread_cond_t, pthread_mutex_t, pthread_rwlock_t, pthread_t, rusage, sem_t,
+    siginfo_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
 };
 
-use super::{Parts, gate, note, ready, signal, socket, time};
+use super::{Parts, fortified, gate, name, note, process, ready, signal, socket, thread, time};
 use crate::sys;
 
 /// A function of libc's, looked up when it is first called.
@@ -35,13 +37,27 @@ impl Original {
 
     #[cold]
     fn find(&self) -> *mut c_void {
-        // SAFETY: a name that ends with a zero.
-        let address = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        let mut address = self.find_newer();
+        if address.is_null() {
+            // SAFETY: a name that ends with a zero.
+            address = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        }
         if address.is_null() {
             sys::abort(&format!("this libc has no function {:?}", self.name));
         }
         self.address.store(address, Ordering::Relaxed);
         address
+    }
+
+    /// Of the functions for conditions, glibc on x86-64 has two sets, for `pthread_cond_t` was another type before 2.3.2. What programs are linked with is the newer one; but `dlsym` with
+    /// `RTLD_NEXT` gave the older one until glibc 2.36.
+    fn find_newer(&self) -> *mut c_void {
+        #[cfg(all(target_env = "gnu", target_arch = "x86_64"))]
+        if self.name.to_bytes().starts_with(b"pthread_cond_") {
+            // SAFETY: names that end with a zero.
+            return unsafe { libc::dlvsym(libc::RTLD_NEXT, self.name.as_ptr(), c"GLIBC_2.3.2".as_ptr()) };
+        }
+        std::ptr::null_mut()
     }
 }
 
@@ -108,6 +124,7 @@ macro_rules! original {
         ///
         /// As libc's.
         #[inline]
+        #[allow(clippy::too_many_arguments)]
         pub unsafe fn $name($($arg: $type),*) -> $result {
             static ORIGINAL: Original = Original::new(name(concat!(stringify!($name), "\0")));
             // SAFETY: libc's function of that name has this signature.
@@ -160,8 +177,41 @@ interpose! {
         READY fn epoll_wait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int) -> c_int = ready::epoll_wait;
         READY fn epoll_pwait(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: c_int, mask: *const sigset_t) -> c_int = ready::epoll_pwait;
         READY fn epoll_pwait2(epfd: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int = ready::epoll_pwait2;
+
+        STREAMS fn __read_chk(fd: c_int, buf: *mut c_void, len: size_t, size: size_t) -> ssize_t = fortified::read;
+        SOCKETS fn __recv_chk(fd: c_int, buf: *mut c_void, len: size_t, size: size_t, flags: c_int) -> ssize_t = fortified::recv;
+        SOCKETS fn __recvfrom_chk(fd: c_int, buf: *mut c_void, len: size_t, size: size_t, flags: c_int, address: *mut sockaddr, address_len: *mut socklen_t) -> ssize_t = fortified::recvfrom;
+        READY fn __poll_chk(fds: *mut pollfd, count: nfds_t, timeout: c_int, size: size_t) -> c_int = fortified::poll;
+        READY fn __ppoll_chk(fds: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t, size: size_t) -> c_int = fortified::ppoll;
+
+        NAMES fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, found: *mut *mut addrinfo) -> c_int = name::getaddrinfo;
+        NAMES fn getnameinfo(address: *const sockaddr, len: socklen_t, host: *mut c_char, host_len: socklen_t, service: *mut c_char, service_len: socklen_t, flags: c_int) -> c_int = name::getnameinfo;
+        NAMES fn gethostbyname(name: *const c_char) -> *mut hostent = name::gethostbyname;
+        NAMES fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent = name::gethostbyname2;
+        NAMES fn gethostbyaddr(address: *const c_void, len: socklen_t, family: c_int) -> *mut hostent = name::gethostbyaddr;
+        NAMES fn gethostbyname_r(name: *const c_char, host: *mut hostent, buf: *mut c_char, len: size_t, found: *mut *mut hostent, error: *mut c_int) -> c_int = name::gethostbyname_r;
+        NAMES fn gethostbyname2_r(name: *const c_char, family: c_int, host: *mut hostent, buf: *mut c_char, len: size_t, found: *mut *mut hostent, error: *mut c_int) -> c_int = name::gethostbyname2_r;
+        NAMES fn gethostbyaddr_r(address: *const c_void, address_len: socklen_t, family: c_int, host: *mut hostent, buf: *mut c_char, len: size_t, found: *mut *mut hostent, error: *mut c_int) -> c_int = name::gethostbyaddr_r;
+
+        PROCESSES fn wait(status: *mut c_int) -> pid_t = process::wait;
+        PROCESSES fn waitpid(pid: pid_t, status: *mut c_int, options: c_int) -> pid_t = process::waitpid;
+        PROCESSES fn wait3(status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t = process::wait3;
+        PROCESSES fn wait4(pid: pid_t, status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t = process::wait4;
+        PROCESSES fn waitid(kind: idtype_t, id: id_t, information: *mut siginfo_t, options: c_int) -> c_int = process::waitid;
+        PROCESSES fn system(command: *const c_char) -> c_int = process::system;
+        PROCESSES fn pclose(stream: *mut FILE) -> c_int = process::pclose;
+        LOCKS fn pthread_join(thread: pthread_t, value: *mut *mut c_void) -> c_int = process::pthread_join;
+        LOCKS fn pthread_timedjoin_np(thread: pthread_t, value: *mut *mut c_void, until: *const timespec) -> c_int = process::pthread_timedjoin_np;
+        LOCKS fn pthread_clockjoin_np(thread: pthread_t, value: *mut *mut c_void, clock: clockid_t, until: *const timespec) -> c_int = process::pthread_clockjoin_np;
+        LOCKS fn sem_wait(sem: *mut sem_t) -> c_int = thread::sem_wait;
+        LOCKS fn sem_timedwait(sem: *mut sem_t, time: *const timespec) -> c_int = thread::sem_timedwait;
+        LOCKS fn sem_clockwait(sem: *mut sem_t, clock: clockid_t, time: *const timespec) -> c_int = thread::sem_clockwait;
     }
     only {
+        fn pthread_tryjoin_np(thread: pthread_t, value: *mut *mut c_void) -> c_int;
+        fn sem_trywait(sem: *mut sem_t) -> c_int;
+        fn pthread_rwlock_tryrdlock(rwlock: *mut pthread_rwlock_t) -> c_int;
+        fn pthread_rwlock_trywrlock(rwlock: *mut pthread_rwlock_t) -> c_int;
         fn preadv2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t;
         fn pwritev2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t;
     }
@@ -179,6 +229,20 @@ interpose! {
         STREAMS fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::open64;
         STREAMS fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::openat;
         STREAMS fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::openat64;
+        STREAMS fn creat(path: *const c_char, mode: c_uint) -> c_int = note::creat;
+        STREAMS fn creat64(path: *const c_char, mode: c_uint) -> c_int = note::creat64;
+        STREAMS fn __open_2(path: *const c_char, flags: c_int) -> c_int = fortified::open;
+        STREAMS fn __open64_2(path: *const c_char, flags: c_int) -> c_int = fortified::open64;
+        STREAMS fn __openat_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int = fortified::openat;
+        STREAMS fn __openat64_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int = fortified::openat64;
+        STREAMS fn timerfd_create(clock: clockid_t, flags: c_int) -> c_int = note::timerfd_create;
+        STREAMS fn signalfd(fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int = note::signalfd;
+        STREAMS fn inotify_init() -> c_int = note::inotify_init;
+        STREAMS fn inotify_init1(flags: c_int) -> c_int = note::inotify_init1;
+        STREAMS fn epoll_create(size: c_int) -> c_int = note::epoll_create;
+        STREAMS fn epoll_create1(flags: c_int) -> c_int = note::epoll_create1;
+        STREAMS fn memfd_create(name: *const c_char, flags: c_uint) -> c_int = note::memfd_create;
+        STREAMS fn fclose(file: *mut FILE) -> c_int = note::fclose;
         STREAMS fn close(fd: c_int) -> c_int = note::close;
         STREAMS fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = note::close_range;
         STREAMS fn closefrom(first: c_int) -> () = note::closefrom;
@@ -188,6 +252,27 @@ interpose! {
         STREAMS fn fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int = note::fcntl;
         STREAMS fn fcntl64(fd: c_int, command: c_int, argument: c_long) -> c_int = note::fcntl64;
         STREAMS fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int = note::ioctl;
+        LOCKS fn pthread_mutex_lock(mutex: *mut pthread_mutex_t) -> c_int = thread::pthread_mutex_lock;
+        LOCKS fn pthread_mutex_timedlock(mutex: *mut pthread_mutex_t, time: *const timespec) -> c_int = thread::pthread_mutex_timedlock;
+        LOCKS fn pthread_mutex_clocklock(mutex: *mut pthread_mutex_t, clock: clockid_t, time: *const timespec) -> c_int = thread::pthread_mutex_clocklock;
+        LOCKS fn pthread_mutex_trylock(mutex: *mut pthread_mutex_t) -> c_int = thread::pthread_mutex_trylock;
+        LOCKS fn pthread_mutex_unlock(mutex: *mut pthread_mutex_t) -> c_int = thread::pthread_mutex_unlock;
+        LOCKS fn pthread_cond_wait(cond: *mut pthread_cond_t, mutex: *mut pthread_mutex_t) -> c_int = thread::pthread_cond_wait;
+        LOCKS fn pthread_cond_timedwait(cond: *mut pthread_cond_t, mutex: *mut pthread_mutex_t, time: *const timespec) -> c_int = thread::pthread_cond_timedwait;
+        LOCKS fn pthread_cond_clockwait(cond: *mut pthread_cond_t, mutex: *mut pthread_mutex_t, clock: clockid_t, time: *const timespec) -> c_int = thread::pthread_cond_clockwait;
+        LOCKS fn pthread_cond_signal(cond: *mut pthread_cond_t) -> c_int = thread::pthread_cond_signal;
+        LOCKS fn pthread_cond_broadcast(cond: *mut pthread_cond_t) -> c_int = thread::pthread_cond_broadcast;
+        LOCKS fn pthread_rwlock_rdlock(rwlock: *mut pthread_rwlock_t) -> c_int = thread::pthread_rwlock_rdlock;
+        LOCKS fn pthread_rwlock_timedrdlock(rwlock: *mut pthread_rwlock_t, time: *const timespec) -> c_int = thread::pthread_rwlock_timedrdlock;
+        LOCKS fn pthread_rwlock_clockrdlock(rwlock: *mut pthread_rwlock_t, clock: clockid_t, time: *const timespec) -> c_int = thread::pthread_rwlock_clockrdlock;
+        LOCKS fn pthread_rwlock_wrlock(rwlock: *mut pthread_rwlock_t) -> c_int = thread::pthread_rwlock_wrlock;
+        LOCKS fn pthread_rwlock_timedwrlock(rwlock: *mut pthread_rwlock_t, time: *const timespec) -> c_int = thread::pthread_rwlock_timedwrlock;
+        LOCKS fn pthread_rwlock_clockwrlock(rwlock: *mut pthread_rwlock_t, clock: clockid_t, time: *const timespec) -> c_int = thread::pthread_rwlock_clockwrlock;
+        LOCKS fn pthread_rwlock_unlock(rwlock: *mut pthread_rwlock_t) -> c_int = thread::pthread_rwlock_unlock;
+        LOCKS fn pthread_barrier_init(barrier: *mut pthread_barrier_t, attributes: *const pthread_barrierattr_t, count: c_uint) -> c_int = thread::pthread_barrier_init;
+        LOCKS fn pthread_barrier_destroy(barrier: *mut pthread_barrier_t) -> c_int = thread::pthread_barrier_destroy;
+        LOCKS fn pthread_barrier_wait(barrier: *mut pthread_barrier_t) -> c_int = thread::pthread_barrier_wait;
+        LOCKS fn sem_post(sem: *mut sem_t) -> c_int = thread::sem_post;
         LOCKS fn syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long = note::syscall;
         SIGNALS fn sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int = signal::sigaction;
         SIGNALS fn signal(signal: c_int, handler: libc::sighandler_t) -> libc::sighandler_t = signal::signal;

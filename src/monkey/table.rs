@@ -10,6 +10,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr;
+use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use super::gate;
@@ -17,8 +18,8 @@ use super::originals as real;
 use crate::hub::foreign::Verdict;
 use crate::hub::{self, Direction, Hub, SlotId};
 use crate::sys::clock::{NEVER, Nanos};
-use crate::sys::fork;
-use crate::sys::lock::Lock;
+use crate::sys::fork::{self, HeldAtFork};
+use crate::sys::lock::{Lock, LockGuard};
 use crate::task::{Home, Message, Reason};
 
 /// What a descriptor is, as far as waiting for it is concerned.
@@ -221,6 +222,12 @@ impl Entry {
 
     #[inline]
     fn learn(&self, fd: RawFd) {
+        if self.known.load(Ordering::Relaxed) != gate::settings() {
+            flags_at_rest(|| self.learn_at_rest(fd));
+        }
+    }
+
+    fn learn_at_rest(&self, fd: RawFd) {
         let now = gate::settings();
         if self.known.load(Ordering::Relaxed) == now {
             return;
@@ -239,6 +246,12 @@ impl Entry {
     #[inline]
     pub(super) fn is_nonblocking(&self, fd: RawFd) -> bool {
         self.learn(fd);
+        self.nonblocking.load(Ordering::Relaxed) != 0
+    }
+
+    /// The same within [`flags_at_rest`].
+    pub(super) fn is_nonblocking_at_rest(&self, fd: RawFd) -> bool {
+        self.learn_at_rest(fd);
         self.nonblocking.load(Ordering::Relaxed) != 0
     }
 
@@ -330,6 +343,29 @@ impl Entry {
             }
         }
     }
+}
+
+/// Held by who makes a descriptor non-blocking for one call, and by who sets or reads that flag.
+static FLAGS: Lock<()> = Lock::new(());
+static HELD_AT_FORK: HeldAtFork<LockGuard<'static, ()>> = HeldAtFork::new();
+
+/// Calls `f`, while nobody else of this process sets `O_NONBLOCK`, for good or for a moment. `f` does not wait.
+pub(super) fn flags_at_rest<R>(f: impl FnOnce() -> R) -> R {
+    // A handler may have interrupted this very thread within here.
+    let _turn = (gate::is_open() && !gate::is_in_handler()).then(|| FLAGS.lock());
+    f()
+}
+
+/// Has a child process find the lock free.
+pub(super) fn watch_forks() {
+    static WATCHED: Once = Once::new();
+    extern "C" fn prepare() {
+        HELD_AT_FORK.put(FLAGS.lock());
+    }
+    extern "C" fn after() {
+        drop(HELD_AT_FORK.take());
+    }
+    WATCHED.call_once(|| fork::at_fork(prepare, after, after));
 }
 
 /// How a wait ended that may go on.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::crew::Crew;
 use crate::coro::unwind::{self, Payload};
+#[cfg(feature = "monkey")]
+use crate::hub::{Hub, foreign::Verdict};
 use crate::hub::{Wake, hub};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{Ended, GreenletExit, Reason};
@@ -184,6 +186,25 @@ impl<T> Job<T> {
     /// `None`: this greenlet unwinds, and cannot wait.
     pub(super) fn wait(&self, reason: Reason, deadline: Nanos) -> Option<Wake> {
         hub().wait_ended(&self.outcome().ended, true, reason, deadline).ok()
+    }
+
+    /// [`join`](Self::join) for foreign frames: nothing unwinds. An error is what is pending against the greenlet.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn join_foreign(&self, hub: &Hub, reason: Reason) -> Result<T, Verdict> {
+        if self.crew.employs_us() {
+            self.crew.run_here(&self.work());
+        }
+        match hub.wait_ended_foreign(&self.outcome().ended, reason) {
+            // There is no result if the pool was killed before the job had begun.
+            Verdict::Woken => self.take().map_err(|_| Verdict::Killed),
+            pending => Err(pending),
+        }
+    }
+
+    /// Takes it back, unless it has begun.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn withdraw(&self) {
+        self.crew.withdraw(&self.work());
     }
 
     /// The result of a job that has ended.

@@ -209,6 +209,16 @@ impl ThreadPool {
         job.take().unwrap_or_else(|payload| unwind::raise(payload))
     }
 
+    /// Has `f` run by a thread of the pool, without waiting for a place.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn hand_over<F, T>(&self, f: F) -> Job<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.enqueue(f).0
+    }
+
     /// Runs `f` on each of the items, as many at once as the pool allows, and gives the results in the order of the items.
     ///
     /// Waits for places as [`spawn`](Self::spawn) does. A greenlet that is killed or timed out meanwhile abandons the jobs that run, and does

@@ -1,0 +1,553 @@
+//! Unmodified blocking code on greenlets: what takes a process of its own.
+//!
+//! Each case runs in this executable again, with the name of the case in the environment: on its *main* thread, without a test harness. It fails by a
+//! panic, or by a child that does.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "that std's own functions let others run is what is tested here"
+)]
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, ExitCode, Stdio};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use switchgrass::monkey::{self, Parts};
+use switchgrass::{Greenlet, joinall, spawn};
+
+macro_rules! cases {
+    ($($name:ident;)*) => {
+        &[$((stringify!($name), $name)),*]
+    };
+}
+
+const CASES: &[(&str, fn())] = cases! {
+    before_it_is_patched_nothing_changes;
+    a_part_alone_can_be_patched_and_more_later;
+    files_are_read_on_other_threads_if_that_is_patched;
+    a_kill_during_a_read_of_a_file_waits_for_its_end;
+    a_child_of_a_process_without_a_hub_can_block;
+    a_child_of_a_process_with_greenlets_can_block_and_has_greenlets_of_its_own;
+    a_child_that_a_greenlet_has_forked_can_block;
+    forks_amid_threads_that_lock_and_accept_do_not_hang;
+    commands_get_descriptors_that_block;
+    standard_input_and_output_block_the_thread;
+    calls_in_the_panic_hook_block_the_thread;
+    calls_in_a_signal_handler_block_the_thread;
+    who_asks_for_a_handler_is_told_the_programs;
+    a_signal_handler_may_ask_for_flags_of_descriptors_at_any_time;
+    two_greenlets_of_one_thread_cannot_meet_at_a_channel_of_std;
+    main_that_blocks_for_good_in_a_call_of_libcs_says_so;
+};
+
+fn patched() {
+    // SAFETY: nothing here keeps anything per thread over a call that blocks.
+    unsafe { monkey::patch_all() };
+}
+
+/// A greenlet that has run when anybody has waited.
+fn other() -> Greenlet<()> {
+    spawn(|| ())
+}
+
+// ---- What is patched ------------------------------------------------------------------------------------------------
+
+fn before_it_is_patched_nothing_changes() {
+    let other = other();
+    let (mut one, mut two) = UnixStream::pair().unwrap();
+    let writer = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(5));
+        two.write_all(b"!").unwrap();
+    });
+    one.read_exact(&mut [0]).unwrap();
+    thread::sleep(Duration::from_millis(1));
+    writer.join().unwrap();
+    assert!(!other.is_ready());
+    assert!(!monkey::is_patched(Parts::TIME));
+    assert!(monkey::report().symbols.iter().all(|symbol| symbol.is_ours));
+    patched();
+    patched();
+    thread::sleep(Duration::from_millis(1));
+    assert!(other.is_ready());
+    assert!(monkey::is_patched(Parts::ALL) && !monkey::is_patched(Parts::FILES));
+}
+
+fn a_part_alone_can_be_patched_and_more_later() {
+    // SAFETY: as in `patched`.
+    unsafe { monkey::patch(Parts::TIME).unwrap() };
+    let sleeps = other();
+    let (one, mut two) = UnixStream::pair().unwrap();
+    one.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    (&one).read(&mut [0]).unwrap_err();
+    assert!(!sleeps.is_ready());
+    thread::sleep(Duration::from_millis(1));
+    assert!(sleeps.is_ready());
+    one.set_read_timeout(None).unwrap();
+    // SAFETY: as above.
+    unsafe { monkey::patch(Parts::SOCKETS | Parts::STREAMS).unwrap() };
+    let writes = spawn(move || two.write_all(b"!").unwrap());
+    (&one).read_exact(&mut [0]).unwrap();
+    writes.join().unwrap();
+}
+
+fn files_are_read_on_other_threads_if_that_is_patched() {
+    // SAFETY: as above.
+    unsafe { monkey::patch(Parts::ALL | Parts::FILES).unwrap() };
+    let path = env::temp_dir().join(format!("switchgrass-files-{}", std::process::id()));
+    let others = [other(), other()];
+    let mut file = File::create_new(&path).unwrap();
+    file.write_all(b"hello").unwrap();
+    assert!(others[0].is_ready(), "a write lets others run");
+    let read = other();
+    let mut text = String::new();
+    File::open(&path).unwrap().read_to_string(&mut text).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(text, "hello");
+    assert!(read.is_ready(), "and so does a read");
+    assert_eq!(
+        (&File::open("/proc/self/exe").unwrap()).write(b"x").unwrap_err().raw_os_error(),
+        Some(libc::EBADF)
+    );
+    joinall(&others);
+}
+
+fn a_kill_during_a_read_of_a_file_waits_for_its_end() {
+    // SAFETY: as above.
+    unsafe { monkey::patch(Parts::ALL | Parts::FILES).unwrap() };
+    let greenlet = spawn(|| {
+        let mut buffer = vec![0; 1 << 20];
+        let count = File::open("/proc/self/exe").unwrap().read(&mut buffer).unwrap();
+        assert_eq!(&buffer[..4], b"\x7fELF");
+        count
+    });
+    switchgrass::yield_now();
+    greenlet.kill_nowait();
+    assert!(greenlet.join().unwrap() > 4);
+}
+
+// ---- Processes ------------------------------------------------------------------------------------------------------
+
+/// A process that does this, and ends.
+fn fork(child: impl FnOnce()) -> libc::pid_t {
+    // SAFETY: what the child does is what these tests are about.
+    match unsafe { libc::fork() } {
+        -1 => panic!("fork failed"),
+        0 => {
+            // SAFETY: take numbers; the second one ends the process as it is.
+            unsafe {
+                libc::alarm(30);
+                libc::_exit(if catch_unwind(AssertUnwindSafe(child)).is_ok() { 0 } else { 1 });
+            }
+        }
+        pid => pid,
+    }
+}
+
+#[track_caller]
+fn ends_well(pid: libc::pid_t) {
+    let mut status = 0;
+    // SAFETY: writes one int.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert_eq!(status, 0, "how the child ended");
+}
+
+/// Everything that blocks, without greenlets.
+fn block() {
+    thread::sleep(Duration::from_millis(1));
+    thread::park_timeout(Duration::from_millis(1));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"hello").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let mut stream = listener.accept().unwrap().0;
+    let mut request = [0; 5];
+    stream.read_exact(&mut request).unwrap();
+    stream.write_all(&request).unwrap();
+    drop(stream);
+    assert_eq!(client.join().unwrap(), "hello");
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(1).unwrap());
+    assert_eq!(receiver.recv(), Ok(1));
+}
+
+fn block_in_greenlets() {
+    let greenlets: Vec<_> = (0..10).map(|_| spawn(block)).collect();
+    greenlets.into_iter().for_each(|greenlet| greenlet.join().unwrap());
+}
+
+fn a_child_of_a_process_without_a_hub_can_block() {
+    patched();
+    ends_well(fork(|| {
+        block();
+        block_in_greenlets();
+    }));
+    block();
+}
+
+fn a_child_of_a_process_with_greenlets_can_block_and_has_greenlets_of_its_own() {
+    patched();
+    let (mut here, mut there) = UnixStream::pair().unwrap();
+    let count = Rc::new(Cell::new(0));
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let (mut there, count) = (there.try_clone().unwrap(), Rc::clone(&count));
+            spawn(move || {
+                there.read_exact(&mut [0]).unwrap();
+                count.set(count.get() + 1);
+            })
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(1));
+    ends_well(fork(|| {
+        block();
+        block_in_greenlets();
+        // What the parent waits for can be read, and closed, here.
+        here.write_all(b"!").unwrap();
+        there.read_exact(&mut [0]).unwrap();
+        drop(there);
+        assert_eq!(count.get(), 0);
+    }));
+    here.write_all(b"abc").unwrap();
+    joinall(&waiting);
+    assert_eq!(count.get(), 3);
+    block_in_greenlets();
+}
+
+fn a_child_that_a_greenlet_has_forked_can_block() {
+    patched();
+    spawn(|| {
+        let pid = fork(|| {
+            block();
+            block_in_greenlets();
+        });
+        ends_well(pid);
+        block();
+    })
+    .join()
+    .unwrap();
+}
+
+fn forks_amid_threads_that_lock_and_accept_do_not_hang() {
+    patched();
+    let done: &'static AtomicBool = Box::leak(Box::default());
+    let listener: &'static TcpListener = Box::leak(Box::new(TcpListener::bind("127.0.0.1:0").unwrap()));
+    let mutex: &'static Mutex<()> = Box::leak(Box::default());
+    let address = listener.local_addr().unwrap();
+    // A greenlet of two threads each that accepts and locks, and threads without a hub.
+    let threads: Vec<_> = (0..4)
+        .map(|number| {
+            thread::spawn(move || {
+                let work = move || {
+                    while !done.load(Ordering::Relaxed) {
+                        drop(listener.accept().unwrap());
+                        let _locked = mutex.lock().unwrap();
+                        thread::yield_now();
+                    }
+                };
+                if number < 2 { joinall([&spawn(work), &spawn(work)]) } else { work() }
+            })
+        })
+        .collect();
+    let connects = thread::spawn(move || {
+        while !done.load(Ordering::Relaxed) {
+            drop(TcpStream::connect(address).unwrap());
+        }
+    });
+    for _ in 0..100 {
+        ends_well(fork(|| {
+            let (one, mut two) = UnixStream::pair().unwrap();
+            two.write_all(b"!").unwrap();
+            (&one).read_exact(&mut [0]).unwrap();
+            one.set_nonblocking(true).unwrap();
+            drop(one);
+            thread::sleep(Duration::from_micros(100));
+        }));
+    }
+    done.store(true, Ordering::Relaxed);
+    connects.join().unwrap();
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        drop(TcpStream::connect(address).unwrap());
+    }
+}
+
+fn commands_get_descriptors_that_block() {
+    patched();
+    let other = other();
+    spawn(|| {
+        let (from, mut to) = io::pipe().unwrap();
+        let (one, mut two) = UnixStream::pair().unwrap();
+        // Waited for once, by us.
+        let waits = [
+            spawn({
+                let mut from = from.try_clone().unwrap();
+                move || from.read_exact(&mut [0]).unwrap()
+            }),
+            spawn({
+                let mut one = one.try_clone().unwrap();
+                move || one.read_exact(&mut [0]).unwrap()
+            }),
+        ];
+        thread::sleep(Duration::from_millis(1));
+        to.write_all(b"!").unwrap();
+        two.write_all(b"!").unwrap();
+        joinall(&waits);
+        let output = Command::new("cat")
+            .args(["/proc/self/fdinfo/0", "/proc/self/fdinfo/1", "/proc/self/fdinfo/2"])
+            .stdin(from)
+            .stderr(Stdio::from(OwnedFd::from(one)))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let flags: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("flags:"))
+            .map(|flags| i32::from_str_radix(flags.trim(), 8).unwrap())
+            .collect();
+        assert_eq!(flags.len(), 3, "{text}");
+        assert!(flags.iter().all(|flags| flags & libc::O_NONBLOCK == 0), "{text}");
+    })
+    .join()
+    .unwrap();
+    other.join().unwrap();
+}
+
+/// They are shared with whoever started us, and a library's output is no place to switch.
+fn standard_input_and_output_block_the_thread() {
+    patched();
+    let (from, mut to) = io::pipe().unwrap();
+    // SAFETY: both are open; number 0 is the process's own.
+    assert_eq!(unsafe { libc::dup2(from.as_raw_fd(), 0) }, 0);
+    let writer = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(10));
+        to.write_all(b"line\n").unwrap();
+    });
+    let other = other();
+    let mut line = String::new();
+    io::stdin().read_line(&mut line).unwrap();
+    assert_eq!(line, "line\n");
+    println!("a line");
+    eprintln!("and another one");
+    assert!(!other.is_ready());
+    writer.join().unwrap();
+    other.join().unwrap();
+}
+
+// ---- Panics and signals ---------------------------------------------------------------------------------------------
+
+fn calls_in_the_panic_hook_block_the_thread() {
+    static CALLED: AtomicBool = AtomicBool::new(false);
+    static LOCK: Mutex<()> = Mutex::new(());
+    patched();
+    let (mut here, there) = UnixStream::pair().unwrap();
+    std::panic::set_hook(Box::new(move |_| {
+        thread::sleep(Duration::from_millis(1));
+        (&there).write_all(b"panic").unwrap();
+        drop(LOCK.lock());
+        CALLED.store(true, Ordering::SeqCst);
+    }));
+    let panics = spawn(|| panic!("now"));
+    let other = spawn(|| assert!(CALLED.load(Ordering::SeqCst), "nobody runs while the hook does"));
+    assert!(panics.join().is_err());
+    other.join().unwrap();
+    let mut text = [0; 5];
+    here.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"panic");
+}
+
+static IN_HANDLER: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn sleeps(_: i32) {
+    // SAFETY: takes a number.
+    unsafe { libc::usleep(2000) };
+    IN_HANDLER.store(true, Ordering::SeqCst);
+}
+
+extern "C" fn sleeps_with_information(_: i32, information: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    assert!(!information.is_null());
+    sleeps(0);
+}
+
+fn install(signal: i32, handler: usize, flags: i32) -> libc::sigaction {
+    // SAFETY: actions of zeros are valid; the handler is the caller's.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let mut before: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler;
+        action.sa_flags = flags;
+        assert_eq!(libc::sigaction(signal, &action, &mut before), 0);
+        before
+    }
+}
+
+fn calls_in_a_signal_handler_block_the_thread() {
+    patched();
+    for (handler, flags) in [
+        (sleeps as *const () as usize, 0),
+        (sleeps as *const () as usize, libc::SA_ONSTACK),
+        (sleeps_with_information as *const () as usize, libc::SA_SIGINFO),
+        (sleeps_with_information as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK),
+    ] {
+        install(libc::SIGUSR1, handler, flags);
+        IN_HANDLER.store(false, Ordering::SeqCst);
+        let raises = spawn(|| {
+            let other = other();
+            // SAFETY: a handler is installed.
+            unsafe { libc::raise(libc::SIGUSR1) };
+            assert!(IN_HANDLER.load(Ordering::SeqCst));
+            assert!(!other.is_ready());
+            // Afterwards all is as before.
+            thread::sleep(Duration::from_millis(1));
+            assert!(other.is_ready());
+        });
+        raises.join().unwrap();
+    }
+}
+
+fn who_asks_for_a_handler_is_told_the_programs() {
+    patched();
+    let (plain, full) = (sleeps as *const () as usize, sleeps_with_information as *const () as usize);
+    install(libc::SIGUSR1, plain, libc::SA_RESTART);
+    let before = install(libc::SIGUSR1, full, libc::SA_SIGINFO);
+    assert_eq!((before.sa_sigaction, before.sa_flags & libc::SA_SIGINFO), (plain, 0));
+    let before = install(libc::SIGUSR1, libc::SIG_IGN, 0);
+    assert_eq!((before.sa_sigaction, before.sa_flags & libc::SA_SIGINFO), (full, libc::SA_SIGINFO));
+    // SAFETY: ignored.
+    unsafe { libc::raise(libc::SIGUSR1) };
+    // SAFETY: as in `install`.
+    unsafe {
+        assert_eq!(libc::signal(libc::SIGUSR1, plain), libc::SIG_IGN);
+        assert_eq!(libc::signal(libc::SIGUSR1, libc::SIG_DFL), plain);
+        assert_eq!(libc::signal(libc::SIGUSR1, libc::SIG_DFL), libc::SIG_DFL);
+    }
+}
+
+/// `fcntl` may be called in handlers; also in one that has interrupted just that.
+fn a_signal_handler_may_ask_for_flags_of_descriptors_at_any_time() {
+    extern "C" fn asks(_: i32) {
+        // SAFETY: F_GETFL takes no argument.
+        unsafe { libc::fcntl(0, libc::F_GETFL) };
+    }
+    patched();
+    install(libc::SIGUSR1, asks as *const () as usize, libc::SA_RESTART);
+    // SAFETY: this thread's.
+    let main = unsafe { libc::pthread_self() };
+    let done: &'static AtomicBool = Box::leak(Box::default());
+    let signals = thread::spawn(move || {
+        while !done.load(Ordering::Relaxed) {
+            // SAFETY: the thread lives until this one is joined.
+            unsafe { libc::pthread_kill(main, libc::SIGUSR1) };
+            thread::yield_now();
+        }
+    });
+    let (one, _two) = UnixStream::pair().unwrap();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(200) {
+        one.set_nonblocking(true).unwrap();
+    }
+    done.store(true, Ordering::Relaxed);
+    signals.join().unwrap();
+}
+
+// ---- What blocks for good -------------------------------------------------------------------------------------------
+
+fn two_greenlets_of_one_thread_cannot_meet_at_a_channel_of_std() {
+    patched();
+    std::panic::set_hook(Box::new(|_| {}));
+    let (sender, receiver) = mpsc::channel();
+    let receives = spawn(move || receiver.recv().unwrap());
+    thread::sleep(Duration::from_millis(1));
+    sender.send(1).unwrap();
+    // std does not wake who waits on the thread of who sends. The hub sees that nobody can.
+    let told = catch_unwind(AssertUnwindSafe(|| joinall([&receives])));
+    assert!(told.is_err());
+    assert!(!receives.is_ready());
+    // The last sender's end is told to all.
+    drop(sender);
+    assert_eq!(receives.join().unwrap(), 1);
+
+    let (sender, receiver) = mpsc::sync_channel(0);
+    let sends = spawn(move || sender.send(1));
+    thread::sleep(Duration::from_millis(1));
+    assert_eq!(receiver.try_recv(), Err(mpsc::TryRecvError::Empty));
+    assert!(receiver.recv_timeout(Duration::from_millis(5)).is_err());
+    drop(receiver);
+    assert!(sends.join().unwrap().is_err());
+}
+
+fn main_that_blocks_for_good_in_a_call_of_libcs_says_so() {
+    const BLOCKS: &str = "SWITCHGRASS_BLOCKS";
+    if env::var(BLOCKS).is_ok() {
+        patched();
+        let (one, _two) = UnixStream::pair().unwrap();
+        let (_sender, receiver) = mpsc::channel::<()>();
+        spawn(|| ()).join().unwrap();
+        drop(one);
+        let _ = receiver.recv();
+        unreachable!("nobody sends");
+    }
+    let mut child =
+        Command::new(env::current_exe().unwrap()).env(BLOCKS, "").stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let report: Vec<_> =
+        lines.map(Result::unwrap).take_while(|line| !line.contains("so it blocks for good")).collect();
+    assert!(report.iter().any(|line| line.contains("switchgrass")), "{report:?}");
+    assert!(child.try_wait().unwrap().is_none(), "it does block");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+// ---- Running them -------------------------------------------------------------------------------------------------------
+
+const SELECTED: &str = "SWITCHGRASS_MONKEY_CASE";
+
+fn main() -> ExitCode {
+    if let Ok(name) = env::var(SELECTED) {
+        let (_, case) = CASES.iter().find(|(case, _)| *case == name).expect("the parent knows the names");
+        // SAFETY: alarm takes a number. It ends a process that hangs.
+        unsafe { libc::alarm(60) };
+        case();
+        return ExitCode::SUCCESS;
+    }
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        CASES.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    if arguments.iter().any(|argument| argument == "--ignored") {
+        return ExitCode::SUCCESS;
+    }
+    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let selected = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(*part));
+    let failed = CASES.iter().filter(|(name, _)| selected(name) && !passes(name)).count();
+    println!("monkey_process: {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn passes(name: &str) -> bool {
+    let executable = env::current_exe().unwrap();
+    let output = Command::new(executable).env(SELECTED, name).env("RUST_BACKTRACE", "0").output().unwrap();
+    let passes = output.status.success();
+    println!("test {name} ... {}", if passes { "ok" } else { "FAILED" });
+    if !passes {
+        println!("  {}\n{}---", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    passes
+}
