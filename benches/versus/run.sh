@@ -13,6 +13,7 @@ case ${1:-} in
     --draw) mode=draw profile=quick; shift ;;
 esac
 results=results
+mkdir -p "$results"
 [[ $mode == quick ]] && results=$(mktemp -d)
 bin=$CARGO_TARGET_DIR/$profile
 
@@ -173,7 +174,6 @@ serve() {
     echo "# rounds: $rounds"
     [[ $mode == full ]] || echo "# warning: a quick run: these figures mean nothing"
 } >"$raw"
-look_at_machine "the run"
 read -ra before < <(jiffies)
 
 one="switchgrass-1 may-1 tokio-1 go-1 gevent"
@@ -182,6 +182,7 @@ servers="mio $both"
 port=18000
 for round in $(seq "$rounds"); do
     echo "round $round of $rounds" >&2
+    look_at_machine "round $round"
     micro yield-2 value "$one" $((2000000 / scale)) yield --tasks 2
     micro yield-1000 value "$one" $((5000000 / (scale > 1 ? 100 : 1))) yield --tasks 1000
     micro spawn-1000 value "$both" $many spawn_join --batch 1000 --reps 5
@@ -189,9 +190,12 @@ for round in $(seq "$rounds"); do
     micro channel value "$one" $((5000000 / scale)) channel --cap 128
     micro channel-threads value "switchgrass-2 may-2 tokio-2 go-2 threads" $((3000000 / scale)) channel --cap 128
     micro pingpong value "$both" $((1000000 / scale)) pingpong
+    # Ten thousand too: a hundred thousand are more than some can.
+    micro timers-10000 cpu_ms "$both" $((many / 10)) timers --max-ms $max_ms
     micro timers cpu_ms "$both" $many timers --max-ms $max_ms
     micro idle value "$one" $many idle_mem
-    micro idle value threads $threads_idle idle_mem
+    micro idle-10000 value "$one" $((many / 10)) idle_mem
+    micro idle-10000 value threads $threads_idle idle_mem
     serve echo-64 echo 64 "$servers"
     serve echo-1000 echo $crowd "$servers"
     serve http-64 http 64 "$servers"

@@ -28,7 +28,11 @@ pub(crate) fn run(work: &str, keys: &Keys) -> Outcome {
         "http" => |keys| serve(keys, http),
         _ => return crate::missing(),
     };
-    go!(move || body(&keys)).join().map_err(|_| "the coroutine has panicked".to_owned())?
+    // A stack of its own takes two memory maps, of the 65,530 that Linux allows by default: may panics when there are no more.
+    go!(move || body(&keys)).join().map_err(|panic| match panic.downcast_ref::<String>() {
+        Some(message) => message.replace('"', "'"),
+        None => "the coroutine has panicked".to_owned(),
+    })?
 }
 
 fn yields(keys: &Keys) -> Outcome {

@@ -1,5 +1,8 @@
 //! OS threads, with what std has. `--threads` means nothing here: the kernel uses all cores.
 
+// No greenlets here: these block threads, as they should.
+#![allow(clippy::disallowed_methods)]
+
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;

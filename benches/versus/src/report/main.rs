@@ -49,8 +49,10 @@ const PICTURES: &[(&str, &str, &[Work])] = &[
         "waiting.svg",
         "Waiting",
         &[
+            work("timers-10000", "10,000 random sleeps, CPU", "ms"),
             work("timers", "100,000 random sleeps, CPU", "ms"),
-            work("idle", "an idle task of 100,000 (threads: of 1,000), resident memory", "bytes"),
+            work("idle-10000", "an idle task of 10,000 (threads: of 1,000), resident memory", "bytes"),
+            work("idle", "an idle task of 100,000, resident memory", "bytes"),
         ],
     ),
     (
@@ -203,7 +205,7 @@ fn draw(file: &Path, title: &str, panels: &[(&Work, Vec<Row>)]) -> Result<(), Bo
     let whole = 40 + panels.iter().map(|(_, rows)| height(rows)).sum::<u32>();
     let root = SVGBackend::new(file, (WIDTH, whole)).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut rest = root.titled(title, ("sans-serif", 22))?;
+    let mut rest = root.titled(title, ("sans-serif", 26))?;
     for (work, rows) in panels {
         let (panel, below) = rest.split_vertically(height(rows));
         rest = below;
@@ -225,7 +227,7 @@ fn draw_panel(
     let better = if work.more_is_better { "more is better" } else { "less is better" };
     // Room at the right for the figure beside the last dot.
     let mut chart = ChartBuilder::on(panel)
-        .caption(format!("{}: {}, {better}", work.title, work.unit), ("sans-serif", 15))
+        .caption(format!("{}: {}, {better} (logarithmic)", work.title, work.unit), ("sans-serif", 19))
         .margin_right(20)
         .x_label_area_size(28)
         .y_label_area_size(170)
@@ -239,6 +241,7 @@ fn draw_panel(
         .disable_y_axis()
         .y_labels(0)
         .x_labels(8)
+        .label_style(("sans-serif", 14))
         .x_label_formatter(&|x| short(*x))
         .light_line_style(TRANSPARENT)
         .bold_line_style(RGBColor(220, 220, 220))
@@ -249,7 +252,7 @@ fn draw_panel(
         let y = rows.len() as f64 - i as f64 - 0.5;
         let ours = row.peer.starts_with("switchgrass");
         let colour = if ours { RGBColor(30, 130, 60) } else { RGBColor(90, 100, 125) };
-        let label = ("sans-serif", 13).into_font().color(&colour);
+        let label = ("sans-serif", 16).into_font().color(&colour);
         chart.draw_series([PathElement::new(
             vec![(at(row.low), y), (at(row.high), y)],
             colour.stroke_width(3),
