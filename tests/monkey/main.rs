@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "that std's calls do not block the thread is what is tested")]
 
+mod at_once;
 mod c_library;
 mod libc_fds;
 mod libc_ready;
