@@ -78,6 +78,7 @@ mod futex;
 mod gate;
 mod name;
 mod note;
+mod parker;
 mod process;
 mod ready;
 mod signal;
@@ -86,6 +87,7 @@ mod symbols;
 mod table;
 mod thread;
 mod time;
+mod waiters;
 
 use std::fmt;
 use std::ops::BitOr;
@@ -211,11 +213,12 @@ pub unsafe fn patch(parts: Parts) -> Result<Report, PatchError> {
         ));
     }
     if parts.contains(Parts::LOCKS) {
-        futex::learn().map_err(PatchError)?;
+        parker::learn().map_err(PatchError)?;
         thread::learn().map_err(PatchError)?;
     }
     table::watch_forks();
-    futex::watch_forks();
+    waiters::watch_forks();
+    thread::watch_forks();
     gate::open(parts.0);
     Ok(Report { parts: patched(), ..report })
 }

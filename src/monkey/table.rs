@@ -235,10 +235,10 @@ impl Entry {
         // SAFETY: F_GETFL takes no argument.
         let flags = unsafe { real::fcntl(fd, libc::F_GETFL, 0) };
         self.nonblocking.store(u8::from(flags != -1 && flags & libc::O_NONBLOCK != 0), Ordering::Relaxed);
-        if matches!(self.kind(fd), Kind::Tcp | Kind::Stream | Kind::Datagram) {
-            self.read_timeout.store(time_limit(fd, libc::SO_RCVTIMEO), Ordering::Relaxed);
-            self.write_timeout.store(time_limit(fd, libc::SO_SNDTIMEO), Ordering::Relaxed);
-        }
+        let is_socket = matches!(self.kind(fd), Kind::Tcp | Kind::Stream | Kind::Datagram);
+        let limit = |option| if is_socket { time_limit(fd, option) } else { 0 };
+        self.read_timeout.store(limit(libc::SO_RCVTIMEO), Ordering::Relaxed);
+        self.write_timeout.store(limit(libc::SO_SNDTIMEO), Ordering::Relaxed);
         self.known.store(now, Ordering::Relaxed);
     }
 

@@ -51,7 +51,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, compiler_fence, fence};
-use std::sync::{Arc, Barrier, OnceLock};
+use std::sync::{Arc, Barrier, Once, OnceLock};
 use std::time::Duration;
 
 use libc::{
@@ -59,7 +59,7 @@ use libc::{
     pthread_rwlock_t, sem_t, timespec,
 };
 
-use super::futex::{wait_for_address, wake_address};
+use super::waiters::{self, wait_for_address, wake_address};
 use super::{Parts, errno, fail, gate, originals as real, signal, time};
 use crate::hub::{self, Hub};
 use crate::sys::clock::{NEVER, Nanos};
@@ -104,12 +104,17 @@ impl Drop for Counted {
     }
 }
 
-/// In the child of a fork: only who waits at these addresses is there.
-pub(super) fn count_anew(left: &[usize]) {
-    WAITING.iter().for_each(|count| count.store(0, Ordering::Relaxed));
-    for &address in left {
-        WAITING[slot(address)].fetch_add(1, Ordering::SeqCst);
+/// In the child of a fork only main waits, if anybody. To be called after that of `waiters`, whose child comes first then.
+pub(super) fn watch_forks() {
+    extern "C" fn nothing() {}
+    extern "C" fn in_child() {
+        WAITING.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        for address in waiters::addresses() {
+            WAITING[slot(address)].fetch_add(1, Ordering::SeqCst);
+        }
     }
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(|| fork::at_fork(nothing, nothing, in_child));
 }
 
 fn has_waiters(address: usize) -> bool {

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use switchgrass::spawn;
 
@@ -211,6 +212,32 @@ fn dup2_and_dup3_end_the_waits_for_what_was_there_before() {
         assert_eq!(waits(read, || peer.write_all(b"!").unwrap()), Ok(1));
         close(number);
     }
+}
+
+#[test]
+fn the_time_limit_of_a_socket_is_not_that_of_a_pipe_that_has_its_number_later() {
+    patched();
+    let _turn = NUMBERS.lock().unwrap();
+    let (one, _other) = UnixStream::pair().unwrap();
+    one.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let one = in_greenlet(move || {
+        assert_eq!((&one).read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        one
+    });
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let number = one.into_raw_fd();
+    // SAFETY: both are open, and the test's own.
+    assert_eq!(unsafe { libc::dup2(reader.as_raw_fd(), number) }, number);
+    // SAFETY: it is a pipe now, and nobody else's.
+    let mut pipe = unsafe { File::from_raw_fd(number) };
+    let got = waits(
+        move || pipe.read(&mut [0; 8]),
+        || {
+            std::thread::sleep(Duration::from_millis(5));
+            writer.write_all(b"abc").unwrap();
+        },
+    );
+    assert_eq!(got.unwrap(), 3);
 }
 
 #[test]

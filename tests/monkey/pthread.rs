@@ -262,11 +262,11 @@ fn a_timed_lock_ends_at_its_time() {
         let mutex = Arc::clone(&mutex);
         move |_| {
             let began = Instant::now();
-            let until = after(libc::CLOCK_REALTIME, Duration::from_millis(20));
+            let until = after(libc::CLOCK_REALTIME, Duration::from_millis(300));
             // SAFETY: an initialised mutex.
             let result = unsafe { libc::pthread_mutex_timedlock(mutex.get(), &until) };
             assert_eq!(result, libc::ETIMEDOUT);
-            assert!(began.elapsed() >= Duration::from_millis(19));
+            assert!(began.elapsed() >= Duration::from_millis(299));
         }
     });
     let wrong = timespec { tv_sec: 0, tv_nsec: 1_000_000_000 };
@@ -593,7 +593,7 @@ fn a_signal_handler_may_post() {
 fn a_timed_wait_for_a_semaphore_ends_at_its_time() {
     let sem = sem(0);
     all_at_once(20, move |_| {
-        let until = after(libc::CLOCK_REALTIME, Duration::from_millis(10));
+        let until = after(libc::CLOCK_REALTIME, Duration::from_millis(300));
         // SAFETY: initialised.
         assert_eq!((unsafe { libc::sem_timedwait(sem.get(), &until) }, errno()), (-1, libc::ETIMEDOUT));
     });

@@ -16,7 +16,7 @@ use crate::util::{Overlap, TempDir, all_at_once, let_all_run, patched, tcp_pair,
 
 #[test]
 fn a_hundred_greenlets_sleep_at_once() {
-    all_at_once(100, |_| std::thread::sleep(Duration::from_millis(20)));
+    all_at_once(100, |_| std::thread::sleep(Duration::from_millis(300)));
 }
 
 #[test]

@@ -243,8 +243,8 @@ fn a_once_of_two_threads_lets_the_greenlets_of_the_waiting_one_run() {
 fn a_park_with_a_time_limit_ends() {
     let start = Instant::now();
     all_at_once(100, move |_| {
-        while start.elapsed() < Duration::from_millis(10) {
-            std::thread::park_timeout(Duration::from_millis(10));
+        while start.elapsed() < Duration::from_millis(300) {
+            std::thread::park_timeout(Duration::from_millis(300));
         }
     });
 }
