@@ -103,7 +103,13 @@ fn a_hub_that_waits_for_events_is_not_reported() {
             let handle = main.clone();
             // Woken from elsewhere, when it is over.
             thread::scope(|scope| {
+                // SAFETY: takes nothing.
+                let thread = unsafe { libc::gettid() };
                 scope.spawn(move || {
+                    // The first look comes when the hub sleeps: one that is kept from running on its way there has not come back to its loop, either.
+                    while !sleeps(thread) {
+                        hint::spin_loop();
+                    }
                     spin_until(over);
                     handle.unpark();
                 });
@@ -115,6 +121,13 @@ fn a_hub_that_waits_for_events_is_not_reported() {
         });
         assert!(reports.is_empty(), "{reports:?}");
     });
+}
+
+/// Whether a thread of this process waits in the kernel.
+fn sleeps(thread: libc::pid_t) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+    // After the name, which may have anything in it.
+    status.rsplit_once(')').unwrap().1.trim_start().starts_with('S')
 }
 
 fn sleep_long() {
