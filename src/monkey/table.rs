@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr;
 use std::sync::Once;
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::gate;
 use super::originals as real;
@@ -41,17 +41,27 @@ pub(super) enum Kind {
     Standard,
 }
 
-/// One descriptor number.
+/// So long into a wait comes the look whether the number is still that of the descriptor that was registered. (An `fstat` before each wait costs a
+/// tenth of an echo.)
+const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// One descriptor number. What each call looks at is one cache line.
+#[repr(C, align(64))]
 pub(super) struct Entry {
-    kind: AtomicU8,
+    /// The place that was registered first, seldom another one, to be seen without the lock: the hub, then its slot. 0: there is none.
+    near: AtomicU64,
+    near_slot: AtomicU64,
     /// Counts the descriptors that have had this number.
     generation: AtomicU64,
     /// The count of settings that the following are of.
     known: AtomicU64,
-    nonblocking: AtomicU8,
     /// Nanoseconds; 0: no limit.
     read_timeout: AtomicU64,
     write_timeout: AtomicU64,
+    kind: AtomicU8,
+    nonblocking: AtomicU8,
+    /// The process that `near` is of.
+    near_process: AtomicU32,
     registered: Lock<Registered>,
 }
 
@@ -79,6 +89,9 @@ impl Place {
 impl Entry {
     const fn new() -> Self {
         Entry {
+            near: AtomicU64::new(0),
+            near_slot: AtomicU64::new(0),
+            near_process: AtomicU32::new(0),
             kind: AtomicU8::new(Kind::Unknown as u8),
             generation: AtomicU64::new(0),
             known: AtomicU64::new(0),
@@ -185,7 +198,7 @@ impl Entry {
         let registered =
             if self.known_process() { Some(self.registered.lock()) } else { self.registered.try_lock() };
         let Some(mut registered) = registered else { return };
-        let places = std::mem::take(&mut registered.places);
+        let places = self.take_places(&mut registered);
         drop(registered);
         let own = hub::existing();
         for place in places.iter().filter(|place| place.process == fork::generation()) {
@@ -273,8 +286,50 @@ impl Entry {
         self.read_timeout.load(Ordering::Relaxed) != 0
     }
 
+    #[inline]
     fn slot(&self, hub: &Hub) -> Option<SlotId> {
+        let near = self.near.load(Ordering::Acquire);
+        if near == 0 {
+            return None;
+        }
+        if near == hub.incarnation && self.near_process.load(Ordering::Relaxed) == fork::generation() {
+            let slot = self.near_slot.load(Ordering::Acquire);
+            // Only this thread puts its own number there. So if it is there still, the slot is the one that goes with it.
+            if self.near.load(Ordering::Relaxed) == near {
+                return Some(SlotId { index: slot as u32, generation: (slot >> 32) as u32 });
+            }
+        }
+        self.far_slot(hub)
+    }
+
+    #[cold]
+    fn far_slot(&self, hub: &Hub) -> Option<SlotId> {
         self.registered.lock().places.iter().find(|place| place.is_with(hub)).map(|place| place.slot)
+    }
+
+    /// Takes all places.
+    fn take_places(&self, registered: &mut Registered) -> Vec<Place> {
+        self.near.store(0, Ordering::Release);
+        std::mem::take(&mut registered.places)
+    }
+
+    #[cold]
+    fn register(&self, hub: &Hub, fd: BorrowedFd<'_>, direction: Direction) -> Result<SlotId, i32> {
+        let slot = hub.register_fd(fd, direction).map_err(number)?;
+        let process = fork::generation();
+        let (home, incarnation) = (hub.home, hub.incarnation);
+        let mut registered = self.registered.lock();
+        registered
+            .places
+            .retain(|place| place.home.incarnation() == place.incarnation && place.process == process);
+        registered.places.push(Place { home, incarnation, process, slot });
+        if registered.places.len() == 1 {
+            self.near.store(0, Ordering::Release);
+            self.near_slot.store(u64::from(slot.generation) << 32 | u64::from(slot.index), Ordering::Release);
+            self.near_process.store(process, Ordering::Relaxed);
+            self.near.store(incarnation, Ordering::Release);
+        }
+        Ok(slot)
     }
 
     /// Whether a call in that direction may find something to do.
@@ -302,32 +357,41 @@ impl Entry {
         deadline: Nanos,
     ) -> Result<Waited, i32> {
         let generation = self.generation();
-        let inode = inode(fd)?;
-        // SAFETY: it is open, as was just seen; and if it is closed by another thread meanwhile, epoll says so.
+        // SAFETY: if it is not open, epoll says so.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-        if self.registered.lock().inode != inode {
-            self.forget_places(hub, inode);
-        }
+        let reason = Reason::of(what, fd as u64);
         let slot = match self.slot(hub) {
             Some(slot) => slot,
             None => {
-                let slot = hub.register_fd(borrowed, direction).map_err(number)?;
-                let process = fork::generation();
-                let (home, incarnation) = (hub.home, hub.incarnation);
-                let mut registered = self.registered.lock();
-                registered.places.retain(|place| {
-                    place.home.incarnation() == place.incarnation && place.process == process
-                });
-                registered.places.push(Place { home, incarnation, process, slot });
-                slot
+                self.is_another(hub, fd)?;
+                self.register(hub, borrowed, direction)?
             }
         };
-        let reason = Reason::of(what, fd as u64);
-        let verdict = hub.wait_fd_foreign(slot, borrowed, direction, reason, deadline).map_err(number)?;
-        if self.generation() != generation {
-            return Err(libc::EBADF);
+        let wait = |until| match hub.wait_fd_foreign(slot, borrowed, direction, reason, until) {
+            Ok(_) if self.generation() != generation => Err(libc::EBADF),
+            Ok(verdict) => Ok(verdict),
+            Err(error) => Err(number(error)),
+        };
+        let look = hub.deadline(LOOK).min(deadline);
+        match wait(look)? {
+            Verdict::TimedOut if look < deadline => {
+                if self.is_another(hub, fd)? {
+                    return Ok(Waited::Woken);
+                }
+                answer(wait(deadline)?)
+            }
+            verdict => answer(verdict),
         }
-        answer(verdict)
+    }
+
+    /// Whether the number is another descriptor's than when it was registered. Then that registration is forgotten.
+    fn is_another(&self, hub: &Hub, fd: RawFd) -> Result<bool, i32> {
+        let inode = inode(fd)?;
+        let known = self.registered.lock().inode;
+        if known != inode {
+            self.forget_places(hub, inode);
+        }
+        Ok(known != inode)
     }
 
     /// The number has become another descriptor's unseen.
@@ -335,7 +399,7 @@ impl Entry {
     fn forget_places(&self, hub: &Hub, inode: (u64, u64)) {
         let mut registered = self.registered.lock();
         registered.inode = inode;
-        let places = std::mem::take(&mut registered.places);
+        let places = self.take_places(&mut registered);
         drop(registered);
         for place in places {
             if place.is_with(hub) {
