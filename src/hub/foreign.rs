@@ -159,6 +159,8 @@ impl Hub {
         let task = self.current();
         let pending = self.verdict();
         if pending != Verdict::Woken {
+            // Who tries again for as long as the call fails must not keep the others from running.
+            self.be_fair_foreign();
             return pending;
         }
         // A main context that can never go on stays here, as it would without us; but it says so.

@@ -83,6 +83,7 @@ pub(super) fn offload<T: Send + 'static>(
     reason: Reason,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, i32> {
+    hub.be_fair_foreign();
     table::answer(hub.verdict())?;
     let job = hand_over(pool, f)?;
     job.join_foreign(hub, reason).map_err(|pending| {

@@ -51,8 +51,9 @@ impl<'a> Call<'a> {
     /// To be called once per call: `Err` if something is pending against the greenlet.
     #[inline]
     pub(super) fn begin(&self) -> Result<(), i32> {
-        table::answer(self.hub.verdict())?;
+        // First, since who is told again and again that it is killed may try again and again.
         self.hub.be_fair_foreign();
+        table::answer(self.hub.verdict())?;
         Ok(())
     }
 

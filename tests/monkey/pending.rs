@@ -132,6 +132,61 @@ fn a_write_that_is_killed_tells_what_is_through() {
     assert!(written > 0 && written < 1 << 22);
 }
 
+/// Code that takes any error for one that goes away, as servers do when they accept, tries again for as long as it is killed.
+#[test]
+fn a_killed_greenlet_that_tries_again_and_again_lets_others_run() {
+    patched();
+    let (one, _keeps) = UnixStream::pair().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tries: Vec<Box<dyn Fn()>> = vec![
+        Box::new(move || drop(listener.accept())),
+        Box::new(move || drop((&one).read(&mut [0]))),
+        Box::new(|| std::thread::sleep(Duration::from_secs(1000))),
+        Box::new(|| {
+            // SAFETY: no descriptors.
+            unsafe { libc::poll(std::ptr::null_mut(), 0, -1) };
+        }),
+        Box::new(|| {
+            // SAFETY: a place for the result is not wanted.
+            unsafe { libc::waitpid(std::process::id() as i32, std::ptr::null_mut(), 0) };
+            std::thread::sleep(Duration::from_secs(1000));
+        }),
+        Box::new(|| drop(std::net::ToSocketAddrs::to_socket_addrs("localhost:1"))),
+    ];
+    for attempt in tries {
+        let enough = Rc::new(Cell::new(false));
+        let greenlet = spawn({
+            let enough = Rc::clone(&enough);
+            move || {
+                while !enough.get() {
+                    attempt();
+                }
+            }
+        });
+        let_all_run();
+        greenlet.kill_nowait();
+        // Who never waits would keep us from here.
+        let_all_run();
+        enough.set(true);
+        assert!(greenlet.join().is_ok());
+    }
+    // The same for a timeout that has run out.
+    let enough = Rc::new(Cell::new(false));
+    let late = spawn({
+        let enough = Rc::clone(&enough);
+        move || {
+            timeout(Duration::from_millis(1), || {
+                while !enough.get() {
+                    std::thread::sleep(Duration::from_secs(1000));
+                }
+            })
+        }
+    });
+    std::thread::sleep(Duration::from_millis(10));
+    enough.set(true);
+    assert_eq!(late.join().unwrap(), Ok(()));
+}
+
 #[test]
 fn a_timeout_around_a_call_makes_it_fail_and_is_told_at_its_end() {
     in_greenlet(|| {
