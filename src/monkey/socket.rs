@@ -169,7 +169,7 @@ pub(super) unsafe fn recv(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t, f
     // SAFETY: the caller's arguments, here and below.
     unsafe {
         let (entry, kind) = socket_or_real!(fd, real::recv(fd, buf, len, flags));
-        if flags & libc::MSG_DONTWAIT != 0 || len == 0 {
+        if flags & libc::MSG_DONTWAIT != 0 {
             return real::recv(fd, buf, len, flags);
         }
         let mut call = Call::new(hub, fd, entry, Direction::Read, "recv on fd");

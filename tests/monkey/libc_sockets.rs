@@ -153,6 +153,30 @@ fn an_empty_read_returns_at_once() {
     });
 }
 
+/// Unlike `read`, `recv` of nothing waits until there is something: that is how some wait for a socket. A datagram is taken by it.
+#[test]
+fn an_empty_recv_waits_for_data() {
+    patched();
+    let (one, mut other) = tcp_pair();
+    waits(
+        move || {
+            assert_eq!(recv(&one, 0, 0), Ok(vec![]));
+            assert_eq!((&one).read(&mut []).unwrap(), 0);
+            assert_eq!(recv(&one, 2, 0).unwrap(), b"!");
+            assert_eq!(recv(&one, 0, libc::MSG_DONTWAIT), Err(libc::EAGAIN));
+        },
+        || other.write_all(b"!").unwrap(),
+    );
+    let (one, other) = UnixDatagram::pair().unwrap();
+    waits(
+        move || {
+            assert_eq!(recv(&one, 0, 0), Ok(vec![]));
+            assert_eq!(recv(&one, 2, 0).unwrap(), b"b");
+        },
+        move || [b"a", b"b"].iter().for_each(|text| assert_eq!(other.send(*text).unwrap(), 1)),
+    );
+}
+
 #[test]
 fn the_program_sees_the_flags_that_it_has_set_and_no_others() {
     in_greenlet(|| {
