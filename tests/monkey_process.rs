@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode, Stdio};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use std::{env, thread};
@@ -41,6 +41,7 @@ const CASES: &[(&str, fn())] = cases! {
     a_child_that_a_greenlet_has_forked_can_block;
     forks_amid_threads_that_lock_and_accept_do_not_hang;
     forks_amid_contended_locks_do_not_hang;
+    processes_that_share_a_futex_wake_each_other;
     commands_get_descriptors_that_block;
     standard_input_and_output_block_the_thread;
     calls_in_the_panic_hook_block_the_thread;
@@ -311,6 +312,41 @@ fn forks_amid_contended_locks_do_not_hang() {
     }
     done.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// A futex that is not private: who waits there, or wakes, may be in another process, which our table knows nothing of.
+fn processes_that_share_a_futex_wake_each_other() {
+    fn futex(word: &AtomicI32, operation: i32, value: i32) -> i64 {
+        // SAFETY: a word that stays mapped, and no time limit.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, 0, 0, 0) }
+    }
+    patched();
+    // SAFETY: a new mapping, of zeros, which stays.
+    let words: &[AtomicI32; 2] = unsafe {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+        assert_ne!(page, libc::MAP_FAILED);
+        &*page.cast()
+    };
+    let waits = spawn(move || {
+        while words[1].load(Ordering::SeqCst) == 0 {
+            futex(&words[1], libc::FUTEX_WAIT, 0);
+        }
+    });
+    let other = other();
+    thread::sleep(Duration::from_millis(1));
+    assert!(!waits.is_ready() && other.is_ready());
+    let child = fork(|| {
+        assert_eq!(futex(&words[0], libc::FUTEX_WAIT, 0), 0);
+        words[1].store(1, Ordering::SeqCst);
+        futex(&words[1], libc::FUTEX_WAKE, 1);
+    });
+    // Until it is there.
+    while futex(&words[0], libc::FUTEX_WAKE, 1) == 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    waits.join().unwrap();
+    ends_well(child);
 }
 
 fn commands_get_descriptors_that_block() {
