@@ -1,8 +1,8 @@
-//! Regular files: straight through, or on a thread of the pool.
+//! Regular files: straight through, or on a thread of the pool. And their locks, which are tried after pauses, since nothing tells that one is free.
 
-use libc::{c_void, ssize_t};
+use libc::{c_int, c_void, off_t, ssize_t};
 
-use super::{Parts, fail, gate, table};
+use super::{Parts, errno, fail, gate, originals as real, process, table};
 use crate::coro::unwind;
 use crate::hub::Hub;
 use crate::hub::foreign::Verdict;
@@ -72,6 +72,43 @@ pub(super) fn to_the_end<T: Send + 'static>(
             answer.waker = Some(hub.waker());
         }
         hub.park_unbroken(reason, NEVER);
+    }
+}
+
+/// Tries until it has the lock. (Of two processes that wait for each other's, the kernel tells one, `EDEADLK`; here both wait.)
+pub(super) fn lock(hub: &Hub, fd: c_int, attempt: impl Fn() -> c_int) -> c_int {
+    if let Err(error) = table::answer(hub.verdict()) {
+        hub.be_fair_foreign();
+        return fail(error) as c_int;
+    }
+    let mut pauses = process::pauses();
+    loop {
+        let result = attempt();
+        if result != -1 || !matches!(errno(), libc::EAGAIN | libc::EACCES) {
+            return result;
+        }
+        let until = hub.deadline(pauses.next().unwrap_or_default());
+        if let Err(error) = table::answer(hub.park_foreign(Reason::of("lock of file", fd as u64), until)) {
+            return fail(error) as c_int;
+        }
+    }
+}
+
+pub(super) unsafe fn flock(hub: &Hub, fd: c_int, operation: c_int) -> c_int {
+    // SAFETY: takes numbers, as the next one.
+    let now = |operation| unsafe { real::flock(fd, operation) };
+    match operation {
+        libc::LOCK_SH | libc::LOCK_EX => lock(hub, fd, || now(operation | libc::LOCK_NB)),
+        _ => now(operation),
+    }
+}
+
+pub(super) unsafe fn lockf(hub: &Hub, fd: c_int, command: c_int, len: off_t) -> c_int {
+    // SAFETY: as above.
+    let now = |command| unsafe { real::lockf(fd, command, len) };
+    match command {
+        libc::F_LOCK => lock(hub, fd, || now(libc::F_TLOCK)),
+        _ => now(command),
     }
 }
 
