@@ -200,12 +200,21 @@ pub(super) unsafe fn recvfrom(
         if address.is_null() {
             return recv(hub, fd, buf, len, flags);
         }
-        let (entry, _) = socket_or_real!(fd, real::recvfrom(fd, buf, len, flags, address, address_len));
+        let (entry, kind) = socket_or_real!(fd, real::recvfrom(fd, buf, len, flags, address, address_len));
         if flags & libc::MSG_DONTWAIT != 0 {
             return real::recvfrom(fd, buf, len, flags, address, address_len);
         }
-        Call::new(hub, fd, entry, Direction::Read, "recvfrom on fd")
-            .run(|| tried(real::recvfrom(fd, buf, len, flags | libc::MSG_DONTWAIT, address, address_len)))
+        let mut call = Call::new(hub, fd, entry, Direction::Read, "recvfrom on fd");
+        let first =
+            |flags| tried(real::recvfrom(fd, buf, len, flags | libc::MSG_DONTWAIT, address, address_len));
+        if flags & libc::MSG_WAITALL != 0 && kind != Kind::Datagram && flags & libc::MSG_PEEK == 0 {
+            let flags = flags & !libc::MSG_WAITALL;
+            return call.run_all(len, |done| match done {
+                0 => first(flags),
+                _ => tried(real::recv(fd, buf.byte_add(done), len - done, flags | libc::MSG_DONTWAIT)),
+            });
+        }
+        call.run(|| first(flags))
     }
 }
 
@@ -308,12 +317,18 @@ pub(super) unsafe fn sendto(
         if address.is_null() {
             return send(hub, fd, buf, len, flags);
         }
-        let (entry, _) = socket_or_real!(fd, real::sendto(fd, buf, len, flags, address, address_len));
+        let (entry, kind) = socket_or_real!(fd, real::sendto(fd, buf, len, flags, address, address_len));
         if flags & libc::MSG_DONTWAIT != 0 {
             return real::sendto(fd, buf, len, flags, address, address_len);
         }
-        Call::new(hub, fd, entry, Direction::Write, "sendto on fd")
-            .run(|| tried(real::sendto(fd, buf, len, flags | libc::MSG_DONTWAIT, address, address_len)))
+        let mut call = Call::new(hub, fd, entry, Direction::Write, "sendto on fd");
+        let flags = flags | libc::MSG_DONTWAIT;
+        let attempt =
+            |done| tried(real::sendto(fd, buf.byte_add(done), len - done, flags, address, address_len));
+        match kind {
+            Kind::Datagram => call.run(|| attempt(0)),
+            _ => call.run_all(len, attempt),
+        }
     }
 }
 
@@ -642,7 +657,8 @@ pub(super) unsafe fn connect(hub: &Hub, fd: c_int, address: *const sockaddr, len
             let result = without_blocking(entry, fd, || real::connect(fd, address, len));
             match (result, errno()) {
                 (0, _) => return 0,
-                (_, libc::EINPROGRESS) => break,
+                // Or one goes on that was begun before: its time was over, or its greenlet killed.
+                (_, libc::EINPROGRESS | libc::EALREADY) => break,
                 // The queue of a Unix socket is full, of which no event tells when it has room.
                 (_, libc::EAGAIN) if kind == Kind::Stream => {
                     let limit = entry.deadline(hub, fd, Direction::Write);

@@ -80,6 +80,49 @@ fn msg_waitall_waits_for_all_or_the_end() {
     }
 }
 
+/// The address is not looked at, and all is sent; it is not told, and all is waited for.
+#[test]
+fn a_stream_is_written_and_read_whole_by_the_calls_with_addresses() {
+    patched();
+    let (one, other) = tcp_pair();
+    let length = 1 << 22;
+    let address = other.local_addr().unwrap();
+    let reads = spawn(move || {
+        let mut all = vec![0_u8; length];
+        let mut from = [0_u8; 128];
+        let mut from_len = 128;
+        // SAFETY: so much room is there.
+        let got = unsafe {
+            let from = (&raw mut from).cast();
+            libc::recvfrom(
+                other.as_raw_fd(),
+                all.as_mut_ptr().cast(),
+                length,
+                libc::MSG_WAITALL,
+                from,
+                &mut from_len,
+            )
+        };
+        assert!(all.iter().all(|byte| *byte == 7));
+        (got, from_len)
+    });
+    let writes = spawn(move || {
+        let to = libc::sockaddr_in {
+            sin_family: libc::AF_INET as _,
+            sin_port: address.port().to_be(),
+            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
+            sin_zero: [0; 8],
+        };
+        let all = vec![7_u8; length];
+        let (to, to_len) = ((&raw const to).cast(), size_of::<libc::sockaddr_in>() as u32);
+        // SAFETY: the buffer and the address are as long as is said.
+        let sent = unsafe { libc::sendto(one.as_raw_fd(), all.as_ptr().cast(), length, 0, to, to_len) };
+        (sent, one)
+    });
+    assert_eq!(writes.join().unwrap().0, length as isize);
+    assert_eq!(reads.join().unwrap(), (length as isize, 0));
+}
+
 #[test]
 fn msg_waitall_gives_what_has_come_when_its_time_is_over() {
     in_greenlet(|| {
