@@ -45,6 +45,7 @@ const CASES: &[(&str, fn())] = cases! {
     a_child_that_a_greenlet_has_forked_can_block;
     forks_amid_threads_that_lock_and_accept_do_not_hang;
     forks_amid_contended_locks_do_not_hang;
+    a_child_runs_commands_and_looks_up_names_on_threads_of_its_own;
     processes_that_share_a_futex_wake_each_other;
     commands_get_descriptors_that_block;
     standard_input_and_output_block_the_thread;
@@ -456,6 +457,22 @@ fn forks_amid_contended_locks_do_not_hang() {
     }
     done.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// The threads that did so in the parent are not there.
+fn a_child_runs_commands_and_looks_up_names_on_threads_of_its_own() {
+    patched();
+    let use_threads = || {
+        let greenlet = spawn(|| {
+            // SAFETY: a C string.
+            assert_eq!(unsafe { libc::system(c"exit 3".as_ptr()) }, 3 << 8);
+            assert!(std::net::ToSocketAddrs::to_socket_addrs("localhost:1").unwrap().next().is_some());
+        });
+        greenlet.join().unwrap();
+    };
+    use_threads();
+    ends_well(fork(use_threads));
+    use_threads();
 }
 
 /// A futex that is not private: who waits there, or wakes, may be in another process, which our table knows nothing of.
