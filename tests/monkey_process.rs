@@ -10,9 +10,10 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode, Stdio};
@@ -261,6 +262,25 @@ fn files_are_read_on_other_threads_if_that_is_patched() {
     std::fs::remove_file(&path).unwrap();
     assert_eq!(text, "hello");
     assert!(read.is_ready(), "and so does a read");
+    let path = path.with_extension("whole");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let (mut one, mut two) = ([0; 2], [0; 3]);
+    let mut calls: [(&str, &mut dyn FnMut() -> io::Result<usize>); 4] = [
+        ("writev", &mut || (&file).write_vectored(&[IoSlice::new(b"he"), IoSlice::new(b"llo")])),
+        ("pwrite", &mut || file.write_at(b"jelly", 0)),
+        ("pread", &mut || file.read_at(&mut [0; 5], 0)),
+        ("readv", &mut || {
+            (&file).rewind()?;
+            (&file).read_vectored(&mut [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)])
+        }),
+    ];
+    for (name, call) in &mut calls {
+        let other = other();
+        assert_eq!(call().unwrap(), 5, "{name}");
+        assert!(other.is_ready(), "{name} lets others run");
+    }
+    assert_eq!((&one, &two), (b"je", b"lly"));
+    std::fs::remove_file(&path).unwrap();
     assert_eq!(
         (&File::open("/proc/self/exe").unwrap()).write(b"x").unwrap_err().raw_os_error(),
         Some(libc::EBADF)

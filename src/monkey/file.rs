@@ -1,6 +1,6 @@
 //! Regular files: straight through, or on a thread of the pool. And their locks, which are tried after pauses, since nothing tells that one is free.
 
-use libc::{c_int, c_void, off_t, ssize_t};
+use libc::{c_int, c_void, iovec, off_t, size_t, ssize_t};
 
 use super::{Parts, errno, fail, gate, originals as real, process, table};
 use crate::coro::unwind;
@@ -37,6 +37,36 @@ pub(super) fn on_a_thread(
         (-1, error) => fail(error),
         (result, _) => result,
     }
+}
+
+pub(super) unsafe fn pread(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t {
+    // SAFETY: the caller's arguments, here and below.
+    let call = move |place: Pointer| unsafe { real::pread(fd, place.0.cast_mut(), len, offset) };
+    on_a_thread(hub, "read of file", call, buf)
+}
+
+pub(super) unsafe fn pwrite(hub: &Hub, fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t {
+    // SAFETY: as above.
+    let call = move |place: Pointer| unsafe { real::pwrite(fd, place.0, len, offset) };
+    on_a_thread(hub, "write of file", call, buf)
+}
+
+pub(super) unsafe fn preadv(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t {
+    // SAFETY: as above.
+    let call = move |place: Pointer| unsafe { real::preadv(fd, place.0.cast(), count, offset) };
+    on_a_thread(hub, "read of file", call, iov.cast())
+}
+
+pub(super) unsafe fn pwritev(
+    hub: &Hub,
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: off_t,
+) -> ssize_t {
+    // SAFETY: as above.
+    let call = move |place: Pointer| unsafe { real::pwritev(fd, place.0.cast(), count, offset) };
+    on_a_thread(hub, "write of file", call, iov.cast())
 }
 
 /// Runs it on a thread of the pool, and waits until it is done, whatever is pending: it has the caller's memory.

@@ -119,7 +119,7 @@ impl Parts {
     pub const LOCKS: Parts = Parts(1 << 6);
     /// What signal handlers call is left alone. Part of everything.
     const SIGNALS: Parts = Parts(1 << 7);
-    /// `read` and `write` on regular files, on a thread of the [pool](crate::threadpool). Not in [`Parts::ALL`].
+    /// `read`, `write` and their relatives on regular files, on a thread of the [pool](crate::threadpool). Not in [`Parts::ALL`].
     pub const FILES: Parts = Parts(1 << 8);
     /// All but [`Parts::FILES`].
     pub const ALL: Parts = Parts((1 << 8) - 1);

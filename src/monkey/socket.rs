@@ -485,6 +485,12 @@ unsafe fn known_readv(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) -> 
             Kind::Other => {
                 Call::new(hub, fd, entry, Direction::Read, "readv of fd").run(|| read_now(fd, iov, count))
             }
+            Kind::File => super::file::on_a_thread(
+                hub,
+                "read of file",
+                move |pointers| real::readv(fd, pointers.0.cast(), count),
+                iov.cast(),
+            ),
             _ => real::readv(fd, iov, count),
         }
     }
@@ -541,6 +547,12 @@ unsafe fn known_writev(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) ->
                     write_now(fd, iov, count as c_int)
                 })
             }
+            Kind::File => super::file::on_a_thread(
+                hub,
+                "write of file",
+                move |pointers| real::writev(fd, pointers.0.cast(), count),
+                iov.cast(),
+            ),
             _ => real::writev(fd, iov, count),
         }
     }
