@@ -377,8 +377,8 @@ fn the_lock_of_a_range_is_waited_for() {
     // SAFETY: zeros are a whole file from its beginning on.
     let mut range: libc::flock = unsafe { std::mem::zeroed() };
     range.l_type = libc::F_WRLCK as _;
-    // SAFETY: reads a valid structure.
     let lock = move |file: &File, command, range: &libc::flock| {
+        // SAFETY: reads a valid structure.
         checked(unsafe { libc::fcntl(file.as_raw_fd(), command, ptr::from_ref(range)) })
     };
     assert_eq!(lock(&has, libc::F_OFD_SETLKW, &range), Ok(0));

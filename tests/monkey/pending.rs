@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex};
@@ -97,7 +98,49 @@ fn every_kind_of_wait_ends_by_a_kill() {
             _ => Ok(0),
         }
     };
+    let result = |result: i64| match result {
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Ok(0),
+    };
+    let (three, _keeps_this) = UnixStream::pair().unwrap();
+    let (from, _to_keep) = std::io::pipe().unwrap();
+    let (_from_keep, to) = std::io::pipe().unwrap();
+    let (full, _keeps_full) = UnixStream::pair().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while (&full).write(&[0; 4096]).is_ok() {}
+    full.set_nonblocking(false).unwrap();
+    let (silent, _full_queue) = crate::std_net::silent();
     let waits: Vec<Box<dyn FnOnce() -> std::io::Result<usize>>> = vec![
+        Box::new(move || TcpStream::connect(silent).map(|_| 0)),
+        Box::new(move || {
+            let mut event = libc::epoll_event { events: 0, u64: 0 };
+            // SAFETY: takes a number; the result is ours.
+            let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
+            // SAFETY: room for one event.
+            result(unsafe { libc::epoll_wait(epoll.as_raw_fd(), &mut event, 1, -1) }.into())
+        }),
+        Box::new(move || {
+            let null = std::ptr::null_mut();
+            // SAFETY: no sets.
+            result(unsafe { libc::select(0, null, null, null, std::ptr::null_mut()) }.into())
+        }),
+        Box::new(move || {
+            // SAFETY: a message of zeros has no room for anything.
+            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+            // SAFETY: as above.
+            result(unsafe { libc::recvmsg(three.as_raw_fd(), &mut message, 0) } as i64)
+        }),
+        Box::new(move || {
+            let file = std::fs::File::open("/proc/self/exe").unwrap();
+            let null = std::ptr::null_mut();
+            // SAFETY: takes numbers.
+            result(unsafe { libc::sendfile(full.as_raw_fd(), file.as_raw_fd(), null, 9) } as i64)
+        }),
+        Box::new(move || {
+            let null = std::ptr::null_mut();
+            // SAFETY: takes numbers.
+            result(unsafe { libc::splice(from.as_raw_fd(), null, to.as_raw_fd(), null, 9, 0) } as i64)
+        }),
         Box::new(move || (&one).read(&mut [0])),
         Box::new(move || (&two).write(&[0])),
         Box::new(move || (&pipe).read(&mut [0])),

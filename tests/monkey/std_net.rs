@@ -170,7 +170,7 @@ fn connecting_to_who_does_not_answer_ends_in_time_and_others_run_meanwhile() {
 }
 
 /// Where nobody answers.
-fn silent() -> (SocketAddr, Vec<OwnedFd>) {
+pub(crate) fn silent() -> (SocketAddr, Vec<OwnedFd>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     // SAFETY: changes the length of the queue.
