@@ -118,6 +118,30 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Looks until all of `len` bytes are there, or the end.
+    fn run_look(&mut self, len: usize, mut attempt: impl FnMut() -> Tried) -> ssize_t {
+        if let Err(error) = self.begin() {
+            return fail(error);
+        }
+        loop {
+            let seen = match attempt() {
+                Tried::Done(seen) if seen > 0 && (seen as usize) < len => Some(seen),
+                Tried::Done(result) => return result,
+                Tried::Blocks => None,
+            };
+            // SAFETY: takes no pointers of the caller's.
+            if let Some(seen) = seen
+                && unsafe { is_ready(self.fd, libc::POLLRDHUP) }
+            {
+                return seen;
+            }
+            self.entry.exhausted(self.hub, self.direction);
+            if let Err(error) = self.wait() {
+                return seen.unwrap_or_else(|| fail(error));
+            }
+        }
+    }
+
     /// Tries to move `len` bytes, one part after the other, until all are through, as a blocking call does. `attempt` is given how many are.
     #[inline]
     fn run_all(&mut self, len: usize, mut attempt: impl FnMut(usize) -> Tried) -> ssize_t {
@@ -178,6 +202,11 @@ pub(super) unsafe fn recv(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t, f
             return call.run_all(len, |done| tried(real::recv(fd, buf.byte_add(done), len - done, flags)));
         }
         let attempt = || tried(real::recv(fd, buf, len, flags | libc::MSG_DONTWAIT));
+        const LOOK_AT_ALL: c_int = libc::MSG_PEEK | libc::MSG_WAITALL;
+        // Of the kernel's sockets, those of TCP alone wait for that.
+        if flags & (LOOK_AT_ALL | libc::MSG_OOB | libc::MSG_ERRQUEUE) == LOOK_AT_ALL && kind == Kind::Tcp {
+            return call.run_look(len, attempt);
+        }
         // A look takes nothing away; and urgent data, or a queue of errors, is apart.
         if flags & (libc::MSG_PEEK | libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
             return call.run(attempt);

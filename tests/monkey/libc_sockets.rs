@@ -141,8 +141,9 @@ fn msg_peek_waits_and_takes_nothing() {
     waits(
         move || {
             assert_eq!(recv(&one, 9, libc::MSG_PEEK).unwrap(), b"abc");
-            // What is there is enough for a look, with `MSG_WAITALL`, too? The kernel waits for all; a look of ours gives what there is.
             assert_eq!(recv(&one, 2, libc::MSG_PEEK).unwrap(), b"ab");
+            // Here the kernel waits for all on TCP only.
+            assert_eq!(recv(&one, 9, libc::MSG_PEEK | libc::MSG_WAITALL).unwrap(), b"abc");
             assert_eq!(recv(&one, 9, 0).unwrap(), b"abc");
         },
         move || other.write_all(b"abc").unwrap(),
@@ -493,6 +494,57 @@ fn an_eventfd_and_a_timer_are_waited_for() {
     assert_eq!(unsafe { libc::timerfd_settime(timer.as_raw_fd(), 0, &in_time, std::ptr::null_mut()) }, 0);
     assert_eq!(waits(move || read(&timer, 8).unwrap(), || ()), 1_u64.to_ne_bytes());
     assert!(start.elapsed() >= Duration::from_millis(5));
+}
+
+#[test]
+fn a_terminal_is_waited_for() {
+    patched();
+    let (mut ours, mut theirs) = (0, 0);
+    let null = std::ptr::null_mut();
+    // SAFETY: room for two numbers, which are ours then; nothing else is wanted.
+    let (ours, theirs) = unsafe {
+        assert_eq!(libc::openpty(&mut ours, &mut theirs, null, null.cast(), null.cast()), 0);
+        (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
+    };
+    let mut keyboard = std::fs::File::from(ours);
+    let mut keys = keyboard.try_clone().unwrap();
+    let line = waits(move || read(&theirs, 100), move || keys.write_all(b"line\n").unwrap());
+    assert_eq!(line.unwrap(), b"line\n");
+    let mut echo = [0; 6];
+    keyboard.read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"line\r\n");
+}
+
+/// As a program that looks at the head of a message before it takes any of it.
+#[test]
+fn a_look_with_msg_waitall_waits_for_all_or_the_end() {
+    patched();
+    for end in [false, true] {
+        let (one, mut other) = tcp_pair();
+        let greenlet = spawn(move || {
+            let seen = recv(&one, 6, libc::MSG_PEEK | libc::MSG_WAITALL).unwrap();
+            assert_eq!(recv(&one, 6, 0).unwrap(), seen);
+            seen
+        });
+        let_all_run();
+        other.write_all(b"abcd").unwrap();
+        // Until the hub has been told of that.
+        switchgrass::sleep(Duration::from_millis(1));
+        let_all_run();
+        assert!(!greenlet.is_ready());
+        if end {
+            drop(other);
+            assert_eq!(greenlet.join().unwrap(), b"abcd");
+        } else {
+            other.write_all(b"efgh").unwrap();
+            assert_eq!(greenlet.join().unwrap(), b"abcdef");
+        }
+    }
+    // A time limit.
+    let (one, mut other) = tcp_pair();
+    one.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    other.write_all(b"ab").unwrap();
+    assert_eq!(in_greenlet(move || recv(&one, 6, libc::MSG_PEEK | libc::MSG_WAITALL)).unwrap(), b"ab");
 }
 
 static THREE: u64 = 3;
