@@ -8,7 +8,7 @@ use crate::hub::Hub;
 use crate::hub::foreign::Verdict;
 use crate::sys::clock::NEVER;
 use crate::sys::lock::Lock;
-use crate::task::{Reason, Waker};
+use crate::task::{Handlers, Reason, Waker};
 use crate::threadpool::{self, Job, ThreadPool};
 use std::sync::Arc;
 
@@ -118,7 +118,8 @@ pub(super) fn lock(hub: &Hub, fd: c_int, attempt: impl Fn() -> c_int) -> c_int {
             return result;
         }
         let until = hub.deadline(pauses.next().unwrap_or_default());
-        if let Err(error) = table::answer(hub.park_foreign(Reason::of("lock of file", fd as u64), until)) {
+        let reason = Reason::of("lock of file", fd as u64);
+        if let Err(error) = table::answer(hub.park_foreign(reason, until, Handlers::NotRestarting)) {
             return fail(error) as c_int;
         }
     }

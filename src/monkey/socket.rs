@@ -133,9 +133,8 @@ impl<'a> Call<'a> {
                 Tried::Blocks => None,
             };
             // SAFETY: takes no pointers of the caller's.
-            if let Some(seen) = seen
-                && unsafe { is_ready(self.fd, libc::POLLRDHUP) }
-            {
+            let is_end = || unsafe { is_ready(self.fd, libc::POLLRDHUP) };
+            if let Some(seen) = seen.filter(|_| is_end()) {
                 return seen;
             }
             self.entry.exhausted(self.hub, self.direction);
