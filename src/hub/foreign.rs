@@ -163,6 +163,8 @@ impl Hub {
         let handled = self.home.handled(ended_by);
         let pending = self.verdict();
         if pending != Verdict::Woken {
+            // Who tries again for as long as the call fails must not keep the others from running.
+            self.be_fair_foreign();
             return pending;
         }
         // A main context that can never go on stays here, as it would without us; but it says so.

@@ -11,7 +11,7 @@
 
 use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, clockid_t, sigset_t, sockaddr, socklen_t};
 
-use super::{Parts, gate, originals as real, socket, table};
+use super::{Parts, file, gate, originals as real, socket, table};
 
 /// A number that was just given out.
 #[inline]
@@ -198,23 +198,31 @@ pub(super) unsafe fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
 }
 
 pub(super) unsafe fn fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int {
-    noted(command, || unsafe { real::fcntl(fd, command, argument) })
+    noted(fd, command, |command| unsafe { real::fcntl(fd, command, argument) })
 }
 
 pub(super) unsafe fn fcntl64(fd: c_int, command: c_int, argument: c_long) -> c_int {
-    noted(command, || unsafe { real::fcntl64(fd, command, argument) })
+    noted(fd, command, |command| unsafe { real::fcntl64(fd, command, argument) })
 }
 
-fn noted(command: c_int, call: impl FnOnce() -> c_int) -> c_int {
-    match command {
-        libc::F_GETFL => table::flags_at_rest(call),
-        libc::F_SETFL => table::flags_at_rest(|| {
-            let result = call();
-            gate::settings_changed();
-            result
-        }),
-        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => opened(call()),
-        _ => call(),
+fn noted(fd: c_int, command: c_int, call: impl Fn(c_int) -> c_int) -> c_int {
+    let tries = match command {
+        libc::F_GETFL => return table::flags_at_rest(|| call(command)),
+        libc::F_SETFL => {
+            return table::flags_at_rest(|| {
+                let result = call(command);
+                gate::settings_changed();
+                result
+            });
+        }
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return opened(call(command)),
+        libc::F_SETLKW => libc::F_SETLK,
+        libc::F_OFD_SETLKW => libc::F_OFD_SETLK,
+        _ => return call(command),
+    };
+    match gate::gate(Parts::STREAMS.0) {
+        Some(hub) => file::lock(hub, fd, || call(tries)),
+        None => call(command),
     }
 }
 
