@@ -33,9 +33,9 @@
 //! - **Descriptors**: [`net`], with std's types and methods; [`server`]s for streams and datagrams; [`io`]; [`select`](mod@select).
 //! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
 //! - **Async code**: [`block_on`]; a [`Greenlet`] is a future.
-//! - **Looking inside**: [`stats`], [`trace`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
-//! - **Looking inside**: [`dump`], what every greenlet waits for, and where; [`monitor`], which finds those that hold up the others.
+//! - **Many cores**: [`hubs`], on several OS threads, which share greenlets that have not started.
+//! - **Looking inside**: [`dump`], what every greenlet waits for, and where; [`monitor`], which finds those that hold up the others; [`stats`], [`trace`].
 //!
 //! # How it works
 //!
@@ -76,6 +76,7 @@ pub mod fs;
 mod generator;
 mod greenlet;
 mod hub;
+pub mod hubs;
 pub mod io;
 pub mod local;
 pub mod monitor;

@@ -4,6 +4,7 @@
 
 mod any;
 mod block_on;
+mod children;
 mod future;
 mod links;
 mod packet;
@@ -17,7 +18,7 @@ use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::coro::stack;
@@ -25,14 +26,16 @@ use crate::coro::unwind::{self, Payload};
 use crate::hub::{Unwinding, Wake, hub};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{
-    GreenletExit, Kind, Listener, Message, Origin, PARKED, Reason, TaskHandle, TaskRef, WatchSet, Watcher,
+    Afloat, GreenletExit, Kind, Listener, Message, Origin, PARKED, Reason, TaskHandle, TaskRef, WatchSet,
+    Watcher,
 };
 
 pub use self::any::AnyGreenlet;
 use self::any::sealed::AsTask;
 pub use self::block_on::block_on;
+pub(crate) use self::children::Children;
 pub use self::links::{Exit, ExitReason, LinkId};
-use self::packet::Packet;
+use self::packet::{Packet, Roaming};
 use self::result::{Look, ResultPart};
 pub use self::scope::{Scope, ScopedGreenlet, scope};
 
@@ -91,7 +94,7 @@ where
 impl Origin {
     #[track_caller]
     #[inline]
-    fn here() -> Origin {
+    pub(crate) fn here() -> Origin {
         Origin {
             id: 0,
             kind: Kind::Greenlet,
@@ -119,12 +122,7 @@ enum Start {
 ///
 /// What `f` and its result borrow, and `unhandled`, must outlive the greenlet and its handle.
 #[inline]
-unsafe fn launch<F, T>(
-    mut origin: Origin,
-    start: Start,
-    f: F,
-    unhandled: *const std::cell::Cell<bool>,
-) -> Greenlet<T>
+unsafe fn launch<F, T>(mut origin: Origin, start: Start, f: F, unhandled: *const AtomicBool) -> Greenlet<T>
 where
     F: FnOnce() -> T,
 {
@@ -148,6 +146,32 @@ where
     }
     hub.adopt(task);
     Greenlet { handle, result }
+}
+
+/// Makes a greenlet that any hub of a team may start, and gives it with its handle. It inherits no values of `green_local!`, which need not be `Send`.
+///
+/// # Safety
+///
+/// What `f` and its result borrow, and `unhandled`, must outlive the greenlet and its handle.
+#[inline]
+pub(crate) unsafe fn launch_afloat<F, T>(
+    mut origin: Origin,
+    f: F,
+    unhandled: *const AtomicBool,
+) -> (Afloat, Greenlet<T>)
+where
+    F: FnOnce() -> T + Send,
+    T: Send,
+{
+    let hub = hub();
+    origin.id = hub.new_id();
+    origin.spawned_by = hub.current().shared.id;
+    let afloat = Afloat::new(hub.home, origin, 1, Roaming(Packet::new(f, unhandled)));
+    let task = afloat.task();
+    // SAFETY: the one handle that the task was made with; and the body is of the type given two lines above.
+    let (handle, result) =
+        unsafe { (task.adopt_handle(), NonNull::from(&task.body::<Roaming<F, T>>().0.result)) };
+    (afloat, Greenlet { handle, result })
 }
 
 /// Makes greenlets with a name or a stack size of their own.
@@ -243,7 +267,7 @@ impl Builder {
         Ok(scope.launch(self.origin(Location::caller())?, f))
     }
 
-    fn origin(self, spawned_at: &'static Location<'static>) -> io::Result<Origin> {
+    pub(crate) fn origin(self, spawned_at: &'static Location<'static>) -> io::Result<Origin> {
         Ok(Origin {
             id: 0,
             kind: Kind::Greenlet,

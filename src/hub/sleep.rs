@@ -106,11 +106,14 @@ impl Hub {
         let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
         let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
         if !(timeout.is_none_or(|timeout| timeout > LOOKS * BETWEEN_LOOKS) && self.mail_comes_soon())
-            && self.home.inbox().fall_asleep()
+            && self.may_sleep()
         {
-            self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
-            self.home.inbox().wake_up();
-            self.vigil.set(Vigil { woken_by_mail: self.home.inbox().has_mail(), ..self.vigil.get() });
+            if self.home.inbox().fall_asleep() {
+                self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
+                self.home.inbox().wake_up();
+                self.vigil.set(Vigil { woken_by_mail: self.home.inbox().has_mail(), ..self.vigil.get() });
+            }
+            self.has_slept();
         }
         self.lonely.set(self.home.ready().is_empty() && !self.home.inbox().has_mail());
         if may_be_quiet && self.lonely.get() {
@@ -140,7 +143,7 @@ impl Hub {
             while clock::now() < until {
                 std::hint::spin_loop();
             }
-            self.home.inbox().has_mail()
+            self.home.inbox().has_mail() || self.sees_work()
         });
         vigil.pause = if comes { 0 } else { (2 * vigil.pause).clamp(1, LONGEST_PAUSE) };
         vigil.sleeps_before = vigil.pause;

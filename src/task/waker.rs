@@ -1,9 +1,8 @@
 //! Waking a parked task, exactly once, from any thread; and the list of those who wait for a task's end.
 
 use std::fmt;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
-use super::home::here;
 use super::{Message, Task, TaskHandle, TaskRef, Watcher};
 use crate::coro::unwind;
 use crate::sys::lock::Lock;
@@ -76,7 +75,7 @@ impl Wakeup {
         if shared.ended.is_set() {
             return None;
         }
-        if here().is_some_and(|home| ptr::eq(home, shared.home) && home.incarnation() == shared.incarnation) {
+        if shared.is_here() {
             return Some(Wakeup(Target::Here(task, epoch)));
         }
         shared.retain();
