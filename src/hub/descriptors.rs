@@ -98,8 +98,8 @@ impl Hub {
         }
     }
 
-    /// The descriptor was closed by another thread.
-    pub(super) fn forget_fd(&self, id: SlotId) {
+    /// The descriptor was closed by another thread, or unseen: whatever has its number now is another one's.
+    pub(crate) fn forget_fd(&self, id: SlotId) {
         if let Some(poller) = &mut *self.poller.borrow_mut() {
             poller.forget(id);
         }

@@ -64,16 +64,11 @@ impl Hub {
 
     /// Waits for a wake, whatever is pending against the task.
     pub(crate) fn park_unbroken(&self, reason: Reason, deadline: Nanos) -> Verdict {
-        let task = self.current();
-        let _outside = (self.is_main(task) && self.foreign_deadlock.get()).then(|| self.outside_wait());
-        let _masked = Unbroken::begin(task);
-        self.foreign_wait.set(self.is_main(task));
-        let wake = self.park(reason, deadline);
-        if self.is_main(task) {
-            self.foreign_wait.set(false);
-        }
         // Refused only while unwinding, when nobody comes here.
-        if wake == Ok(Wake::TimedOut) { Verdict::TimedOut } else { Verdict::Woken }
+        match self.wait_below(|| self.park(reason, deadline)) {
+            Ok(Wake::TimedOut) => Verdict::TimedOut,
+            _ => Verdict::Woken,
+        }
     }
 
     /// Calls `f`, whose waits do not unwind.
@@ -137,11 +132,6 @@ impl Hub {
         Ok(if wake == Wake::TimedOut { Verdict::TimedOut } else { Verdict::Woken })
     }
 
-    /// A registration whose descriptor was closed unseen: whatever has its number now is another one's.
-    pub(crate) fn forget_registration(&self, id: SlotId) {
-        self.forget_fd(id);
-    }
-
     /// Lets others run that are ready. Does not unwind.
     pub(crate) fn yield_foreign(&self) {
         let _masked = Unbroken::begin(self.current());
@@ -156,25 +146,29 @@ impl Hub {
     }
 
     fn foreign(&self, deadline: Nanos, wait: impl FnOnce(Nanos) -> Wake) -> Verdict {
-        let task = self.current();
         let pending = self.verdict();
         if pending != Verdict::Woken {
             return pending;
         }
-        // A main context that can never go on stays here, as it would without us; but it says so.
-        let _outside = (self.is_main(task) && self.foreign_deadlock.get()).then(|| self.outside_wait());
-        let wake = {
-            let _masked = Unbroken::begin(task);
-            self.foreign_wait.set(self.is_main(task));
-            wait(deadline.min(self.nearest_scope_of_all(task)))
-        };
-        if self.is_main(task) {
-            self.foreign_wait.set(false);
-        }
+        let deadline = deadline.min(self.nearest_scope_of_all(self.current()));
+        let wake = self.wait_below(|| wait(deadline));
         match self.verdict() {
             Verdict::Woken if wake == Wake::TimedOut => Verdict::TimedOut,
             verdict => verdict,
         }
+    }
+
+    /// Calls `wait`, which does not unwind. A main context that can never go on stays there, as it would without us; but it says so.
+    #[inline]
+    fn wait_below<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let is_main = self.is_main(self.current());
+        let _outside = (is_main && self.foreign_deadlock.get()).then(|| self.outside_wait());
+        self.foreign_wait.set(is_main);
+        let result = self.unbroken(wait);
+        if is_main {
+            self.foreign_wait.set(false);
+        }
+        result
     }
 
     /// Main waits for foreign frames, and nothing can wake it. `true`: it goes on waiting.

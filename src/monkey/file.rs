@@ -25,7 +25,7 @@ pub(super) fn on_a_thread(
     call: impl FnOnce(Pointer) -> ssize_t + Send + 'static,
     memory: *const c_void,
 ) -> ssize_t {
-    if gate::gate(Parts::FILES.0).is_none() {
+    if gate::gate(Parts::FILES).is_none() {
         return call(Pointer(memory));
     }
     let memory = Pointer(memory);

@@ -7,9 +7,9 @@
 
 #![allow(clippy::too_many_arguments)]
 
-use libc::{c_char, c_int, c_void, nfds_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
+use libc::{c_int, c_void, nfds_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
-use super::{note, originals as real, ready, socket};
+use super::{originals as real, ready, socket};
 use crate::hub::Hub;
 
 pub(super) unsafe fn read(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t, size: size_t) -> ssize_t {
@@ -87,24 +87,4 @@ pub(super) unsafe fn ppoll(
             false => real::__ppoll_chk(fds, count, timeout, mask, size),
         }
     }
-}
-
-pub(super) unsafe fn open(path: *const c_char, flags: c_int) -> c_int {
-    // SAFETY: as above.
-    note::opened(unsafe { real::__open_2(path, flags) })
-}
-
-pub(super) unsafe fn open64(path: *const c_char, flags: c_int) -> c_int {
-    // SAFETY: as above.
-    note::opened(unsafe { real::__open64_2(path, flags) })
-}
-
-pub(super) unsafe fn openat(dir: c_int, path: *const c_char, flags: c_int) -> c_int {
-    // SAFETY: as above.
-    note::opened(unsafe { real::__openat_2(dir, path, flags) })
-}
-
-pub(super) unsafe fn openat64(dir: c_int, path: *const c_char, flags: c_int) -> c_int {
-    // SAFETY: as above.
-    note::opened(unsafe { real::__openat64_2(dir, path, flags) })
 }

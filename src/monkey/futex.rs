@@ -13,7 +13,7 @@ use libc::{c_int, c_long, timespec};
 
 use super::parker::{self, PARKED};
 use super::waiters::{self, Taken, bucket, is_of_table, wait_in_table};
-use super::{Parts, errno, gate, originals as real, set_errno};
+use super::{Parts, errno, gate, originals as real, set_errno, time};
 use crate::hub::Hub;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::Waker;
@@ -43,27 +43,20 @@ unsafe fn futex(
 ) -> c_long {
     let [d, e, f] = rest;
     let address = word as usize;
-    // SAFETY: the caller's arguments.
-    let kernel = || unsafe {
-        real::syscall(
-            libc::SYS_futex,
-            address as c_long,
-            c_long::from(operation),
-            c_long::from(value),
-            d,
-            e,
-            f,
-        )
+    // SAFETY: the caller's arguments; or a wake of another number.
+    let kernel = |value: i32| unsafe {
+        let (address, operation, value) = (address as c_long, operation.into(), value.into());
+        real::syscall(libc::SYS_futex, address, operation, value, d, e, f)
     };
     match operation & !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) {
         wait @ (libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET) => {
             parker::note(address, value);
             let absolute = wait == libc::FUTEX_WAIT_BITSET;
             let bits = if absolute { f as u32 } else { u32::MAX };
-            match gate::gate(Parts::LOCKS.0) {
+            match gate::gate(Parts::LOCKS) {
                 Some(hub) => {
-                    // SAFETY: the caller's pointers.
-                    let deadline = unsafe { deadline(hub, timeout.as_ref(), absolute, operation) };
+                    // SAFETY: the caller's pointer: valid, or null.
+                    let deadline = deadline(hub, unsafe { timeout.as_ref() }, absolute, operation);
                     let result = match value == PARKED && Some(address) == parker::parker() {
                         // SAFETY: the word is this thread's parker's.
                         true => parker::park(hub, unsafe { &*word }, deadline),
@@ -81,7 +74,7 @@ unsafe fn futex(
                 None => {
                     let bucket = bucket(address);
                     bucket.threads.fetch_add(1, Ordering::SeqCst);
-                    let result = kernel();
+                    let result = kernel(value);
                     let error = errno();
                     bucket.threads.fetch_sub(1, Ordering::SeqCst);
                     set_errno(error);
@@ -90,49 +83,28 @@ unsafe fn futex(
             }
         }
         wake @ (libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET) => {
-            if gate::PATCHED.load(Ordering::Relaxed) & Parts::LOCKS.0 == 0 {
-                return kernel();
-            }
-            if waiters::are_locked_for_fork() || is_of_table(address) {
-                // For these locks only threads wait; and here the table is not to be locked.
-                return kernel();
+            // For the table's own locks only threads wait; and there the table is not to be locked.
+            if !gate::is_patched(Parts::LOCKS) || waiters::are_locked_for_fork() || is_of_table(address) {
+                return kernel(value);
             }
             let bits = if wake == libc::FUTEX_WAKE_BITSET { f as u32 } else { u32::MAX };
             let wanted = value.max(0) as usize;
-            wake_here(address, wanted, bits, |count| {
-                // SAFETY: a wake of so many.
-                unsafe {
-                    real::syscall(
-                        libc::SYS_futex,
-                        address as c_long,
-                        c_long::from(operation),
-                        count.min(i32::MAX as usize) as c_long,
-                        d,
-                        e,
-                        f,
-                    )
-                }
-                .max(0) as usize
-            }) as c_long
+            let threads = |count| kernel(i32::try_from(count).unwrap_or(i32::MAX)).max(0) as usize;
+            wake_here(address, wanted, bits, threads) as c_long
         }
-        _ => kernel(),
+        _ => kernel(value),
     }
 }
 
-unsafe fn deadline(hub: &Hub, timeout: Option<&timespec>, absolute: bool, operation: c_int) -> Nanos {
+fn deadline(hub: &Hub, timeout: Option<&timespec>, absolute: bool, operation: c_int) -> Nanos {
     let Some(timeout) = timeout else { return NEVER };
-    let mut left = super::time::duration(timeout);
-    if absolute {
-        let clock = match operation & libc::FUTEX_CLOCK_REALTIME {
-            0 => libc::CLOCK_MONOTONIC,
-            _ => libc::CLOCK_REALTIME,
-        };
-        let mut now = timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: a valid place.
-        unsafe { libc::clock_gettime(clock, &mut now) };
-        left = left.saturating_sub(super::time::duration(&now));
-    }
-    hub.deadline(left)
+    hub.deadline(match absolute {
+        false => time::duration(timeout),
+        true if operation & libc::FUTEX_CLOCK_REALTIME != 0 => {
+            time::left_until(libc::CLOCK_REALTIME, timeout)
+        }
+        true => time::left_until(libc::CLOCK_MONOTONIC, timeout),
+    })
 }
 
 /// Waits in the table, if the word has the value.
@@ -176,7 +148,7 @@ fn wake_here(address: usize, wanted: usize, bits: u32, kernel: impl Fn(usize) ->
         if let [waker] = &wakers[..]
             && !parked
             && waker.is_here()
-            && let Some(hub) = gate::gate(Parts::LOCKS.0)
+            && let Some(hub) = gate::gate(Parts::LOCKS)
         {
             // Its turn now. std's locks are not handed over: a greenlet that takes one again between two of its waits would keep it from the others for good. And
             // who finds a lock that was taken without a wait spins for a microsecond, which cannot help on the same thread.

@@ -91,9 +91,8 @@ mod waiters;
 
 use std::fmt;
 use std::ops::BitOr;
-use std::sync::atomic::Ordering;
 
-pub use self::gate::no_switch;
+pub use self::gate::{is_patched, no_switch, patched};
 pub use self::symbols::originals;
 
 /// What can be patched.
@@ -124,6 +123,7 @@ impl Parts {
     pub const ALL: Parts = Parts((1 << 8) - 1);
 
     /// Whether all of `other` is in this.
+    #[inline]
     pub const fn contains(self, other: Parts) -> bool {
         self.0 & other.0 == other.0
     }
@@ -219,18 +219,8 @@ pub unsafe fn patch(parts: Parts) -> Result<Report, PatchError> {
     table::watch_forks();
     waiters::watch_forks();
     thread::watch_forks();
-    gate::open(parts.0);
+    gate::open(parts);
     Ok(Report { parts: patched(), ..report })
-}
-
-/// What is patched.
-pub fn patched() -> Parts {
-    Parts(gate::PATCHED.load(Ordering::Relaxed))
-}
-
-/// Whether all of these are.
-pub fn is_patched(parts: Parts) -> bool {
-    patched().contains(parts)
 }
 
 /// What is patched, and whose the symbols of the running program are.
@@ -333,7 +323,7 @@ fn set_errno(error: i32) {
 
 /// The result of a call that fails with that number.
 #[cold]
-fn fail(error: i32) -> libc::ssize_t {
+fn fail<T: From<i8>>(error: i32) -> T {
     set_errno(error);
-    -1
+    T::from(-1)
 }

@@ -17,7 +17,7 @@ use libc::{
 };
 
 use super::file::{self, Pointer};
-use super::{errno, fail, originals as real, set_errno, table};
+use super::{errno, fail, originals as real, set_errno, table, time};
 use crate::hub::foreign::Verdict;
 use crate::hub::{Direction, Hub, SlotId};
 use crate::sys;
@@ -177,7 +177,7 @@ pub(super) unsafe fn wait4(
         result => Some((result, errno())),
     });
     match found {
-        Ok((-1, error)) | Err(error) => fail(error) as pid_t,
+        Ok((-1, error)) | Err(error) => fail(error),
         Ok((pid, _)) => pid,
     }
 }
@@ -227,7 +227,7 @@ pub(super) unsafe fn waitid(
             }
             0
         }
-        Ok((_, error, _)) | Err(error) => fail(error) as c_int,
+        Ok((_, error, _)) | Err(error) => fail(error),
     }
 }
 
@@ -250,7 +250,7 @@ pub(super) unsafe fn system(hub: &Hub, command: *const c_char) -> c_int {
         (result, error)
     });
     match result {
-        Ok((-1, error)) | Err(error) => fail(error) as c_int,
+        Ok((-1, error)) | Err(error) => fail(error),
         Ok((status, _)) => status,
     }
 }
@@ -283,7 +283,7 @@ pub(super) unsafe fn pclose(hub: &Hub, stream: *mut FILE) -> c_int {
         return unsafe { real::pclose(stream) };
     };
     match job.join_foreign(hub, Reason::new("pclose")).map_err(file::number) {
-        Ok((-1, error)) | Err(error) => fail(error) as c_int,
+        Ok((-1, error)) | Err(error) => fail(error),
         Ok((status, _)) => status,
     }
 }
@@ -318,16 +318,10 @@ pub(super) unsafe fn pthread_clockjoin_np(
     unsafe {
         let deadline = match until.as_ref() {
             None => NEVER,
-            Some(until) => {
-                let mut now = timespec { tv_sec: 0, tv_nsec: 0 };
-                let is_valid = (0..1_000_000_000).contains(&until.tv_nsec)
-                    && matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_MONOTONIC);
-                if !is_valid || libc::clock_gettime(clock, &mut now) != 0 {
-                    return libc::EINVAL;
-                }
-                let left = super::time::duration(until).saturating_sub(super::time::duration(&now));
-                hub.deadline(left)
-            }
+            Some(until) => match time::deadline(hub, clock, until) {
+                Ok(deadline) => deadline,
+                Err(error) => return error,
+            },
         };
         join(thread, value, &Wait { deadline, ..Wait::new(hub, THREAD) })
     }

@@ -210,18 +210,11 @@ impl Limit {
 
     /// `Err`: what the call fails with.
     unsafe fn deadline(self, hub: &Hub) -> Result<Nanos, c_int> {
-        let Some((clock, time)) = self.0 else { return Ok(NEVER) };
-        // SAFETY: the caller's pointer.
-        let time = unsafe { &*time };
-        if !matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_MONOTONIC)
-            || !(0..1_000_000_000).contains(&time.tv_nsec)
-        {
-            return Err(libc::EINVAL);
+        match self.0 {
+            None => Ok(NEVER),
+            // SAFETY: the caller's pointer.
+            Some((clock, time)) => time::deadline(hub, clock, unsafe { &*time }),
         }
-        let mut now = timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: a valid place.
-        unsafe { libc::clock_gettime(clock, &mut now) };
-        Ok(hub.deadline(time::duration(time).saturating_sub(time::duration(&now))))
     }
 }
 
@@ -482,10 +475,9 @@ unsafe fn try_lock(mutex: *mut pthread_mutex_t) -> Option<c_int> {
 
 unsafe fn is_released_unseen(mutex: *const pthread_mutex_t) -> bool {
     // SAFETY: the caller's mutex.
-    RELEASED_UNSEEN[slot(mutex as usize)].load(Ordering::SeqCst)
-        || LAYOUT
-            .get()
-            .is_some_and(|layout| unsafe { layout.shared_mutex.is_on(mutex) || layout.robust.is_on(mutex) })
+    let has_mark =
+        |layout: &Layout| unsafe { layout.shared_mutex.is_on(mutex) || layout.robust.is_on(mutex) };
+    RELEASED_UNSEEN[slot(mutex as usize)].load(Ordering::SeqCst) || LAYOUT.get().is_some_and(has_mark)
 }
 
 unsafe fn lock(mutex: *mut pthread_mutex_t, limit: Limit, real: impl FnOnce() -> c_int) -> c_int {
@@ -496,7 +488,7 @@ unsafe fn lock(mutex: *mut pthread_mutex_t, limit: Limit, real: impl FnOnce() ->
     unsafe {
         let address = mutex as usize;
         if has_waiters(address)
-            && let Some(hub) = gate::gate(Parts::LOCKS.0)
+            && let Some(hub) = gate::gate(Parts::LOCKS)
         {
             // They may have been woken when we unlocked it.
             hub.yield_foreign();
@@ -504,7 +496,7 @@ unsafe fn lock(mutex: *mut pthread_mutex_t, limit: Limit, real: impl FnOnce() ->
         if let Some(result) = try_lock(mutex) {
             return result;
         }
-        let Some(hub) = gate::gate(Parts::LOCKS.0) else {
+        let Some(hub) = gate::gate(Parts::LOCKS) else {
             return match hub_if_owned(mutex).and_then(|_| holder(mutex)) {
                 // libc would give it to us, for it is the thread's; and to wait for a greenlet of this thread would be for ever.
                 Some(_) => libc::EDEADLK,
@@ -592,7 +584,7 @@ unsafe fn wait_for_cond(
 ) -> c_int {
     // SAFETY: the caller's arguments.
     unsafe {
-        let Some((hub, layout)) = gate::gate(Parts::LOCKS.0).zip(LAYOUT.get()) else {
+        let Some((hub, layout)) = gate::gate(Parts::LOCKS).zip(LAYOUT.get()) else {
             if MUTEXES.load(Ordering::Relaxed) {
                 may_be_released_unseen(mutex);
             }
@@ -692,12 +684,12 @@ unsafe fn lock_rwlock(
     attempt: impl Fn() -> c_int,
     real: impl FnOnce() -> c_int,
 ) -> c_int {
-    if gate::PATCHED.load(Ordering::Relaxed) & Parts::LOCKS.0 == 0 {
+    if !gate::is_patched(Parts::LOCKS) {
         return real();
     }
     let address = rwlock as usize;
     if has_waiters(address)
-        && let Some(hub) = gate::gate(Parts::LOCKS.0)
+        && let Some(hub) = gate::gate(Parts::LOCKS)
     {
         hub.yield_foreign();
     }
@@ -705,7 +697,7 @@ unsafe fn lock_rwlock(
     if let Some(result) = attempt() {
         return result;
     }
-    let Some(hub) = gate::gate(Parts::LOCKS.0) else { return real() };
+    let Some(hub) = gate::gate(Parts::LOCKS) else { return real() };
     // SAFETY: the caller's arguments.
     unsafe {
         let unseen = || LAYOUT.get().is_some_and(|layout| layout.shared_rwlock.is_on(rwlock));
@@ -797,8 +789,8 @@ pub(super) unsafe fn pthread_barrier_destroy(barrier: *mut pthread_barrier_t) ->
 }
 
 pub(super) unsafe fn pthread_barrier_wait(barrier: *mut pthread_barrier_t) -> c_int {
-    let is_patched = gate::PATCHED.load(Ordering::Relaxed) & Parts::LOCKS.0 != 0;
-    let ours = if is_patched { BARRIERS.lock().get(&(barrier as usize)).cloned() } else { None };
+    let ours =
+        if gate::is_patched(Parts::LOCKS) { BARRIERS.lock().get(&(barrier as usize)).cloned() } else { None };
     match ours {
         Some(ours) if ours.wait().is_leader() => libc::PTHREAD_BARRIER_SERIAL_THREAD,
         Some(_) => 0,
@@ -814,7 +806,7 @@ unsafe fn wait_for_sem(hub: &Hub, sem: *mut sem_t, limit: Limit) -> c_int {
     unsafe {
         let deadline = match limit.deadline(hub) {
             Ok(deadline) => deadline,
-            Err(error) => return fail(error) as c_int,
+            Err(error) => return fail(error),
         };
         let attempt = || match real::sem_trywait(sem) {
             -1 if errno() == libc::EAGAIN => None,
@@ -825,7 +817,7 @@ unsafe fn wait_for_sem(hub: &Hub, sem: *mut sem_t, limit: Limit) -> c_int {
         }
         let is_shared = LAYOUT.get().is_none_or(|layout| layout.shared_sem.is_on(sem));
         let unseen = || is_shared || signal::has_handlers();
-        wait_until(hub, sem as usize, deadline, unseen, attempt).unwrap_or_else(|error| fail(error) as c_int)
+        wait_until(hub, sem as usize, deadline, unseen, attempt).unwrap_or_else(fail)
     }
 }
 

@@ -20,6 +20,21 @@ pub(super) fn is_valid(time: &timespec) -> bool {
     time.tv_sec >= 0 && (0..1_000_000_000).contains(&time.tv_nsec)
 }
 
+/// How long it is until that time by that clock.
+pub(super) fn left_until(clock: clockid_t, time: &timespec) -> Duration {
+    let mut now = NOTHING;
+    // SAFETY: a valid place.
+    unsafe { libc::clock_gettime(clock, &mut now) };
+    duration(time).saturating_sub(duration(&now))
+}
+
+/// When a call of pthread's has to be done. `Err`: what it returns for a time or a clock that it does not take.
+pub(super) fn deadline(hub: &Hub, clock: clockid_t, time: &timespec) -> Result<Nanos, c_int> {
+    let is_valid = (0..1_000_000_000).contains(&time.tv_nsec)
+        && matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_MONOTONIC);
+    if is_valid { Ok(hub.deadline(left_until(clock, time))) } else { Err(libc::EINVAL) }
+}
+
 /// `false`: something is pending against the greenlet.
 fn sleep_until(hub: &Hub, deadline: Nanos) -> bool {
     loop {
@@ -37,17 +52,17 @@ const NOTHING: timespec = timespec { tv_sec: 0, tv_nsec: 0 };
 pub(super) unsafe fn nanosleep(hub: &Hub, request: *const timespec, rest: *mut timespec) -> c_int {
     // SAFETY: the caller's pointers: the first one valid, the second one valid or null.
     unsafe {
-        let request = *request;
-        if !is_valid(&request) {
-            return fail(libc::EINVAL) as c_int;
+        let time = *request;
+        if !is_valid(&time) {
+            return fail(libc::EINVAL);
         }
-        if sleep_until(hub, hub.deadline(duration(&request))) {
+        if sleep_until(hub, hub.deadline(duration(&time))) {
             return 0;
         }
         if !rest.is_null() {
             *rest = NOTHING;
         }
-        fail(libc::EINTR) as c_int
+        fail(libc::EINTR)
     }
 }
 
@@ -78,9 +93,7 @@ pub(super) unsafe fn clock_nanosleep(
         }
         // Looked at again after each sleep: the clock may have been set, or (under a virtual clock) stand still.
         loop {
-            let mut now = NOTHING;
-            libc::clock_gettime(clock, &mut now);
-            let left = duration(&time).saturating_sub(duration(&now));
+            let left = left_until(clock, &time);
             // Who sleeps until an instant sleeps again if it is told that it was woken early. So it is told nothing.
             if left.is_zero() || !sleep_until(hub, hub.deadline(left)) {
                 return 0;
@@ -97,7 +110,7 @@ pub(super) unsafe fn sleep(hub: &Hub, seconds: c_uint) -> c_uint {
 pub(super) unsafe fn usleep(hub: &Hub, micros: useconds_t) -> c_int {
     match sleep_until(hub, hub.deadline(Duration::from_micros(micros.into()))) {
         true => 0,
-        false => fail(libc::EINTR) as c_int,
+        false => fail(libc::EINTR),
     }
 }
 
