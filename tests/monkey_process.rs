@@ -1,7 +1,6 @@
 //! Unmodified blocking code on greenlets: what takes a process of its own.
 //!
-//! Each case runs in this executable again, with the name of the case in the environment: on its *main* thread, without a test harness. It fails by a
-//! panic, or by a child that does.
+//! Each case has the main thread of a process of its own (see `cases`). It fails by a panic, or by a child that does.
 
 #![expect(
     clippy::disallowed_methods,
@@ -24,6 +23,8 @@ use std::{env, thread};
 
 use switchgrass::monkey::{self, Parts};
 use switchgrass::{Greenlet, joinall, joinall_timeout, spawn};
+
+mod cases;
 
 macro_rules! cases {
     ($($name:ident;)*) => {
@@ -50,6 +51,11 @@ const CASES: &[(&str, fn())] = cases! {
     two_greenlets_of_one_thread_cannot_meet_at_a_channel_of_std;
     main_that_blocks_for_good_in_a_call_of_libcs_says_so;
 };
+
+fn main() -> ExitCode {
+    // A limit for what hangs, not for what a busy machine makes slow.
+    cases::main(CASES, 1, 240)
+}
 
 fn patched() {
     // SAFETY: nothing here keeps anything per thread over a call that blocks.
@@ -536,42 +542,4 @@ fn main_that_blocks_for_good_in_a_call_of_libcs_says_so() {
     assert!(child.try_wait().unwrap().is_none(), "it does block");
     child.kill().unwrap();
     child.wait().unwrap();
-}
-
-// ---- Running them -------------------------------------------------------------------------------------------------------
-
-const SELECTED: &str = "SWITCHGRASS_MONKEY_CASE";
-
-fn main() -> ExitCode {
-    if let Ok(name) = env::var(SELECTED) {
-        let (_, case) = CASES.iter().find(|(case, _)| *case == name).expect("the parent knows the names");
-        // SAFETY: alarm takes a number. It ends a process that hangs, and not one that a busy machine makes slow.
-        unsafe { libc::alarm(240) };
-        case();
-        return ExitCode::SUCCESS;
-    }
-    let arguments: Vec<_> = env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        CASES.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    if arguments.iter().any(|argument| argument == "--ignored") {
-        return ExitCode::SUCCESS;
-    }
-    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let selected = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(*part));
-    let failed = CASES.iter().filter(|(name, _)| selected(name) && !passes(name)).count();
-    println!("monkey_process: {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn passes(name: &str) -> bool {
-    let executable = env::current_exe().unwrap();
-    let output = Command::new(executable).env(SELECTED, name).env("RUST_BACKTRACE", "0").output().unwrap();
-    let passes = output.status.success();
-    println!("test {name} ... {}", if passes { "ok" } else { "FAILED" });
-    if !passes {
-        println!("  {}\n{}---", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-    passes
 }
