@@ -1,4 +1,4 @@
-//! Descriptors: what `io` needs of the poller.
+//! Descriptors: watching them, and waiting for them.
 
 #![forbid(unsafe_code)]
 

@@ -21,7 +21,8 @@
 //! [`no_switch`]; while the thread unwinds, and in the panic hook; in signal handlers that were installed after patching; in the child of a `fork` until its loop
 //! has run; on descriptors 0, 1 and 2.
 //!
-//! A call that finds what it wants makes one system call, as without us.
+//! A call that finds what it wants makes one system call, as without us; `accept`, `connect` and `sendfile` make a few
+//! more (see below).
 //!
 //! # What the calls mean
 //!

@@ -1,6 +1,6 @@
 //! pthread's mutexes, conditions, read-write locks and barriers; semaphores.
 //!
-//! A greenlet tries, without waiting. If it would have to wait, it enters the table of [`futex`](super::futex) by the address of the object, tries again, and parks. Who unlocks,
+//! A greenlet tries, without waiting. If it would have to wait, it enters the table of [`waiters`] by the address of the object, tries again, and parks. Who unlocks,
 //! posts or signals calls libc's function, which looks after the threads that wait in the kernel, and then wakes greenlets that stand in the table. All of them
 //! try again, threads and greenlets, so nothing is handed over and nobody is favoured. A greenlet that locks again what another one waits for lets that one try first, for
 //! on one thread nobody else would ever interrupt it between two of its locks.
