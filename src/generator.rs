@@ -300,7 +300,7 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
         self.link.state.set(GeneratorState::Running);
         *self.link.caller.borrow_mut() = Some(current.to_ref());
         let waiting = Waiting { generator: self };
-        self.on_task(|task| hub.switch_to(task, State::Exchanging));
+        self.on_task(|task| hub.switch_to(current, task, State::Exchanging));
         if let Some(Interrupt::Raise(payload)) = current.take_interrupt() {
             unwind::raise(payload);
         }
@@ -493,7 +493,7 @@ impl<Y, S, R> Exchange<Y, S> for Link<Y, S, R> {
         self.output.set(Some(Output::Step(Step::Yield(value))));
         self.state.set(GeneratorState::Suspended);
         let goes_on = GoesOn(&self.state);
-        hub.switch_to(caller, State::Exchanging);
+        hub.switch_to(current, caller, State::Exchanging);
         drop(goes_on);
         match current.take_interrupt() {
             Some(Interrupt::Raise(payload)) => Err(payload),

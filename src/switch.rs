@@ -285,7 +285,7 @@ impl<M: 'static> Coroutine<M> {
         if current.local.orphaned.get() {
             Self::leave_for_good(hub, current, target);
         }
-        hub.switch_to(target, State::Switched);
+        hub.switch_to(current, target, State::Switched);
         if current.local.interrupted.get() || hub.traced.get() {
             return Self::after_switch(hub, current, &answer);
         }

@@ -349,6 +349,31 @@ const CASES: &[Case] = cases! {
         drop(g);
         println!("ended");
     };
+
+    // Memory, which only a process of its own can count.
+    twenty_thousand_made_and_destroyed_leave_nothing: 0, "63000 dropped\n", [], || {
+        let drops = Drops::new();
+        let round = |n: u32| {
+            for _ in 0..n {
+                let (suspended, ended, pending) = (drops.guard(), drops.guard(), drops.guard());
+                let suspended = Coroutine::new(move |()| {
+                    let _frame = suspended;
+                    to_main();
+                });
+                suspended.switch(()).unwrap();
+                let ended = Coroutine::new(move |()| drop(ended));
+                ended.switch(()).unwrap();
+                let pending = Coroutine::new(move |()| drop(pending));
+                drop((suspended, ended, pending));
+            }
+        };
+        round(1_000);
+        let before = resident_pages();
+        round(20_000);
+        println!("{} dropped", drops.count());
+        // The kernel counts to within some dozens of pages. Fifty bytes for each would be 240.
+        assert!(resident_pages() < before + 200, "{before} pages before, {} after", resident_pages());
+    };
 };
 
 // ---- What the cases use ---------------------------------------------------------------------------------------------
@@ -400,6 +425,11 @@ fn to_main() {
 /// One whose stack is more than there is.
 fn large(f: impl FnOnce(i32) -> i32 + 'static) -> Coroutine<i32> {
     Coroutine::with_stack_size(512 << 20, f).unwrap()
+}
+
+fn resident_pages() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 fn limit_address_space() {

@@ -48,6 +48,11 @@ const CASES: &[(&str, fn())] = cases! {
     calls_in_a_signal_handler_block_the_thread;
     who_asks_for_a_handler_is_told_the_programs;
     a_signal_handler_may_ask_for_flags_of_descriptors_at_any_time;
+    a_handler_without_sa_restart_ends_calls_with_eintr;
+    a_handler_with_sa_restart_ends_only_calls_that_are_never_restarted;
+    what_is_left_of_a_sleep_is_told_to_whom_a_handler_has_woken;
+    a_signal_that_comes_while_the_hub_sleeps_ends_a_read;
+    pause_waits_for_a_handler_while_others_run;
     two_greenlets_of_one_thread_cannot_meet_at_a_channel_of_std;
     main_that_blocks_for_good_in_a_call_of_libcs_says_so;
 };
@@ -498,6 +503,144 @@ fn a_signal_handler_may_ask_for_flags_of_descriptors_at_any_time() {
     }
     done.store(true, Ordering::Relaxed);
     signals.join().unwrap();
+}
+
+extern "C" fn does_nothing(_: i32) {}
+
+/// Greenlets that wait, each in a call, and the number that it fails with; 0: it does not.
+fn waiting_calls(socket: &UnixStream, limited: &UnixStream) -> Vec<(&'static str, Greenlet<i32>)> {
+    limited.set_read_timeout(Some(Duration::from_secs(600))).unwrap();
+    let (fd, limited) = (socket.as_raw_fd(), limited.as_raw_fd());
+    fn call(call: impl FnOnce() -> i64 + 'static) -> Greenlet<i32> {
+        spawn(move || if call() == -1 { io::Error::last_os_error().raw_os_error().unwrap() } else { 0 })
+    }
+    let buf = std::ptr::from_mut(Box::leak(Box::new(0_u8))).cast();
+    let child = spawn_child();
+    // SAFETY: descriptors that outlive the calls, which find nothing to read, in buffers that are valid.
+    unsafe {
+        vec![
+            ("recv", call(move || libc::recv(fd, buf, 1, 0) as i64)),
+            ("read", call(move || libc::read(fd, buf, 1) as i64)),
+            ("waitpid", call(move || libc::waitpid(child, std::ptr::null_mut(), 0).into())),
+            ("recv with a limit", call(move || libc::recv(limited, buf, 1, 0) as i64)),
+            ("usleep", call(|| libc::usleep(600_000_000).into())),
+            (
+                "poll",
+                call(move || {
+                    let mut fds = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+                    libc::poll(&mut fds, 1, -1).into()
+                }),
+            ),
+            ("poll of nothing", call(|| libc::poll(std::ptr::null_mut(), 0, 600_000).into())),
+        ]
+    }
+}
+
+/// One that waits for its standard input, which nobody closes.
+fn spawn_child() -> i32 {
+    let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let id = child.id() as i32;
+    std::mem::forget(child);
+    id
+}
+
+fn results(flags: i32) -> Vec<(&'static str, Option<i32>)> {
+    patched();
+    install(libc::SIGUSR1, does_nothing as *const () as usize, flags);
+    let ((socket, _one), (limited, _two)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+    let calls = waiting_calls(&socket, &limited);
+    // Each gets as far as its wait.
+    for _ in 0..10 {
+        switchgrass::yield_now();
+    }
+    assert!(calls.iter().all(|(_, call)| !call.is_ready()));
+    // SAFETY: a handler is installed. It runs on this thread.
+    unsafe { libc::raise(libc::SIGUSR1) };
+    // They are woken by the loop, and in its next turn at the latest they have gone on.
+    switchgrass::sleep(Duration::from_millis(1));
+    switchgrass::sleep(Duration::from_millis(1));
+    let result = |(name, call): (_, Greenlet<i32>)| {
+        let result = call.value().copied();
+        call.kill();
+        (name, result)
+    };
+    calls.into_iter().map(result).collect()
+}
+
+fn a_handler_without_sa_restart_ends_calls_with_eintr() {
+    for (call, result) in results(0) {
+        assert_eq!(result, Some(libc::EINTR), "{call}");
+    }
+}
+
+/// signal(7), "Interruption of system calls".
+fn a_handler_with_sa_restart_ends_only_calls_that_are_never_restarted() {
+    for (call, result) in results(libc::SA_RESTART) {
+        let is_restarted = ["recv", "read", "waitpid"].contains(&call);
+        assert_eq!(result, if is_restarted { None } else { Some(libc::EINTR) }, "{call}");
+    }
+}
+
+fn what_is_left_of_a_sleep_is_told_to_whom_a_handler_has_woken() {
+    patched();
+    install(libc::SIGUSR1, does_nothing as *const () as usize, libc::SA_RESTART);
+    let sleeps = spawn(|| {
+        let time = libc::timespec { tv_sec: 600, tv_nsec: 0 };
+        let mut rest = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: both are valid.
+        let result = unsafe { libc::nanosleep(&time, &mut rest) };
+        (result, io::Error::last_os_error().raw_os_error(), rest.tv_sec)
+    });
+    // SAFETY: takes a number.
+    let seconds = spawn(|| unsafe { libc::sleep(600) });
+    switchgrass::yield_now();
+    // SAFETY: a handler is installed.
+    unsafe { libc::raise(libc::SIGUSR1) };
+    let (result, error, rest) = sleeps.join().unwrap();
+    assert_eq!((result, error), (-1, Some(libc::EINTR)));
+    assert!((1..600).contains(&rest), "{rest}");
+    assert!((1..600).contains(&seconds.join().unwrap()));
+}
+
+fn a_signal_that_comes_while_the_hub_sleeps_ends_a_read() {
+    patched();
+    install(libc::SIGUSR1, does_nothing as *const () as usize, 0);
+    // SAFETY: this thread's.
+    let main = unsafe { libc::pthread_self() };
+    for _ in 0..100 {
+        let (one, _two) = UnixStream::pair().unwrap();
+        let done = std::sync::Arc::new(AtomicBool::new(false));
+        let signals = thread::spawn({
+            let done = done.clone();
+            move || {
+                while !done.load(Ordering::Relaxed) {
+                    // SAFETY: the thread lives until this one is joined.
+                    unsafe { libc::pthread_kill(main, libc::SIGUSR1) };
+                    for _ in 0..1000 {
+                        thread::yield_now();
+                    }
+                }
+            }
+        });
+        let reads = spawn(move || (&one).read(&mut [0]).unwrap_err().kind());
+        assert_eq!(reads.join().unwrap(), io::ErrorKind::Interrupted);
+        done.store(true, Ordering::Relaxed);
+        signals.join().unwrap();
+    }
+}
+
+fn pause_waits_for_a_handler_while_others_run() {
+    patched();
+    install(libc::SIGUSR1, does_nothing as *const () as usize, libc::SA_RESTART);
+    let raises = spawn(|| {
+        thread::sleep(Duration::from_millis(1));
+        // SAFETY: a handler is installed.
+        unsafe { libc::raise(libc::SIGUSR1) };
+    });
+    // SAFETY: takes nothing.
+    assert_eq!(unsafe { libc::pause() }, -1);
+    assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EINTR));
+    raises.join().unwrap();
 }
 
 // ---- What blocks for good -------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::fork::generation;
 use crate::sys::hooks;
-use crate::task::{Ended, Listener, Reason, State, Task};
+use crate::task::{Ended, Handlers, Listener, Reason, State, Task, TaskRef};
 
 /// How a wait for foreign frames ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +26,8 @@ pub(crate) enum Verdict {
     Expired,
     /// A kill, or something else to be raised, is pending.
     Killed,
+    /// A signal handler has run on this thread meanwhile.
+    Interrupted,
 }
 
 impl Hub {
@@ -58,8 +60,8 @@ impl Hub {
     }
 
     /// Waits for a wake. Does not unwind.
-    pub(crate) fn park_foreign(&self, reason: Reason, deadline: Nanos) -> Verdict {
-        self.foreign(deadline, |deadline| self.park(reason, deadline).unwrap_or(Wake::Notified))
+    pub(crate) fn park_foreign(&self, reason: Reason, deadline: Nanos, ended_by: Handlers) -> Verdict {
+        self.foreign(deadline, ended_by, |deadline| self.park(reason, deadline).unwrap_or(Wake::Notified))
     }
 
     /// Waits for a wake, whatever is pending against the task.
@@ -86,7 +88,7 @@ impl Hub {
                 return Verdict::Woken;
             }
             let _listed = Listed { ended, waker };
-            match self.park_foreign(reason, NEVER) {
+            match self.park_foreign(reason, NEVER, Handlers::None) {
                 Verdict::Woken => {}
                 // If it has ended at the same time, that counts.
                 _ if ended.is_set() => return Verdict::Woken,
@@ -108,9 +110,10 @@ impl Hub {
         direction: Direction,
         reason: Reason,
         deadline: Nanos,
+        ended_by: Handlers,
     ) -> io::Result<Verdict> {
         let mut result = Ok(());
-        let verdict = self.foreign(deadline, |deadline| {
+        let verdict = self.foreign(deadline, ended_by, |deadline| {
             self.wait_fd(id, fd, direction, reason, deadline, Waits::ForIt).unwrap_or_else(|error| {
                 result = Err(error);
                 Wake::Notified
@@ -145,15 +148,20 @@ impl Hub {
         self.be_fair();
     }
 
-    fn foreign(&self, deadline: Nanos, wait: impl FnOnce(Nanos) -> Wake) -> Verdict {
+    fn foreign(&self, deadline: Nanos, ended_by: Handlers, wait: impl FnOnce(Nanos) -> Wake) -> Verdict {
+        let handled = self.home.handled(ended_by);
         let pending = self.verdict();
         if pending != Verdict::Woken {
             return pending;
         }
-        let deadline = deadline.min(self.nearest_scope_of_all(self.current()));
+        let task = self.current();
+        let deadline = deadline.min(self.nearest_scope_of_all(task));
+        task.local.ended_by.set(ended_by);
         let wake = self.wait_below(|| wait(deadline));
+        task.local.ended_by.set(Handlers::None);
         match self.verdict() {
             Verdict::Woken if wake == Wake::TimedOut => Verdict::TimedOut,
+            Verdict::Woken if self.home.handled(ended_by) != handled => Verdict::Interrupted,
             verdict => verdict,
         }
     }
@@ -169,6 +177,33 @@ impl Hub {
             self.foreign_wait.set(false);
         }
         result
+    }
+
+    /// If a signal handler has run on this thread since the last look, ends the waits that it ends. POSIX has it end the call in which the thread blocks: here, the
+    /// thread blocks in all of them.
+    #[inline]
+    pub(super) fn look_for_signals(&self) {
+        let handled = self.home.handled(Handlers::All);
+        if handled != self.signals_seen.get() {
+            self.end_waits(handled);
+        }
+    }
+
+    #[cold]
+    fn end_waits(&self, handled: u32) {
+        self.signals_seen.set(handled);
+        let unrestarted = self.home.handled(Handlers::NotRestarting);
+        let no_restart = self.unrestarted_seen.replace(unrestarted) != unrestarted;
+        for task in self.living().iter().chain([&self.main]).filter_map(TaskRef::here) {
+            let is_meant = match task.local.ended_by.get() {
+                Handlers::None => false,
+                Handlers::NotRestarting => no_restart,
+                Handlers::All => true,
+            };
+            if is_meant && task.local.state.get() == State::Parked {
+                task.wake(task.local.epoch.get());
+            }
+        }
     }
 
     /// Main waits for foreign frames, and nothing can wake it. `true`: it goes on waiting.

@@ -145,6 +145,11 @@ pub(crate) struct Hub {
     process: Cell<u32>,
     #[cfg(feature = "monkey")]
     around_events: Cell<Option<fn(bool)>>,
+    /// How many runs of signal handlers, and of those without `SA_RESTART`, were seen to.
+    #[cfg(feature = "monkey")]
+    signals_seen: Cell<u32>,
+    #[cfg(feature = "monkey")]
+    unrestarted_seen: Cell<u32>,
     /// First in the list of tasks that have not ended, newest first.
     live: Cell<Option<NonNull<Task>>>,
     pub(crate) live_count: Cell<usize>,
@@ -281,6 +286,10 @@ fn create() -> &'static Hub {
         process: Cell::new(generation()),
         #[cfg(feature = "monkey")]
         around_events: Cell::new(None),
+        #[cfg(feature = "monkey")]
+        signals_seen: Cell::new(0),
+        #[cfg(feature = "monkey")]
+        unrestarted_seen: Cell::new(0),
         lonely: Cell::new(false),
         vigil: Cell::default(),
         unwaited: Cell::new(0),

@@ -57,7 +57,10 @@ impl Hub {
     #[inline]
     fn around_events(&self, before: bool) {
         #[cfg(feature = "monkey")]
-        self.is_of_this_process();
+        {
+            self.is_of_this_process();
+            self.look_for_signals();
+        }
         #[cfg(feature = "monkey")]
         if let Some(look) = self.around_events.get() {
             look(before);

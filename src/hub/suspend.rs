@@ -191,26 +191,35 @@ impl Hub {
         }
     }
 
-    /// Runs `target` next, and suspends the current task, in the state given, until somebody switches to it.
+    /// Runs `target` next, and suspends `task`, the current one, in the state given, until somebody switches to it.
     ///
     /// # Panics
     ///
     /// As [`Hub::park`].
     #[inline(always)]
-    pub(crate) fn switch_to(&self, target: &Task, waiting: State) {
-        let task = self.current();
-        let is_limited = !task.local.scopes.get().is_null();
-        if is_limited {
-            self.arm_for_scope(task);
+    pub(crate) fn switch_to(&self, task: &Task, target: &Task, waiting: State) {
+        if !task.local.scopes.get().is_null() {
+            return self.switch_within_scope(task, target, waiting);
         }
+        self.switch_unlimited(task, target, waiting);
+    }
+
+    #[inline(always)]
+    fn switch_unlimited(&self, task: &Task, target: &Task, waiting: State) {
         debug_assert!(target.local.state.get().is_suspended());
         task.local.state.set(waiting);
         if let Err(Deadlock) = self.suspend(task, Some(target.ptr())) {
             self.fail_deadlocked(task, waiting);
         }
-        if is_limited {
-            self.check_scope(task, waiting);
-        }
+    }
+
+    /// The same within a timeout.
+    #[cold]
+    #[inline(never)]
+    fn switch_within_scope(&self, task: &Task, target: &Task, waiting: State) {
+        self.arm_for_scope(task);
+        self.switch_unlimited(task, target, waiting);
+        self.check_scope(task, waiting);
     }
 
     /// An explicit switch within a timeout: has the task resumed when its time is up.

@@ -23,7 +23,7 @@ use crate::hub::{Direction, Hub, SlotId};
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::fork;
-use crate::task::Reason;
+use crate::task::{Handlers, Reason};
 use crate::threadpool::ThreadPool;
 
 /// How long to wait until the next try: from 1 ms, doubled each time, to 20 ms.
@@ -65,11 +65,12 @@ struct Wait<'a> {
     deadline: Nanos,
     /// Whether nothing that is pending against the greenlet ends it.
     is_unbroken: bool,
+    ended_by: Handlers,
 }
 
 impl<'a> Wait<'a> {
     fn new(hub: &'a Hub, reason: Reason) -> Self {
-        Wait { hub, reason, deadline: NEVER, is_unbroken: false }
+        Wait { hub, reason, deadline: NEVER, is_unbroken: false, ended_by: Handlers::NotRestarting }
     }
 
     /// Tries until there is something. An error: what is pending against the greenlet, or `ETIMEDOUT`.
@@ -113,7 +114,14 @@ impl<'a> Wait<'a> {
         while !self.hub.fd_ready(exit.slot, direction) {
             let verdict = match self.is_unbroken {
                 true => self.hub.wait_fd_unbroken(exit.slot, fd, direction, self.reason, self.deadline),
-                false => self.hub.wait_fd_foreign(exit.slot, fd, direction, self.reason, self.deadline),
+                false => self.hub.wait_fd_foreign(
+                    exit.slot,
+                    fd,
+                    direction,
+                    self.reason,
+                    self.deadline,
+                    self.ended_by,
+                ),
             };
             // If it cannot be waited for, that is not told: there are the pauses.
             let Ok(verdict) = verdict else { return Ok(()) };
@@ -126,7 +134,7 @@ impl<'a> Wait<'a> {
         let until = until.min(self.deadline);
         self.is_over(match self.is_unbroken {
             true => self.hub.park_unbroken(self.reason, until),
-            false => self.hub.park_foreign(self.reason, until),
+            false => self.hub.park_foreign(self.reason, until, self.ended_by),
         })
     }
 
@@ -323,7 +331,7 @@ pub(super) unsafe fn pthread_clockjoin_np(
                 Err(error) => return error,
             },
         };
-        join(thread, value, &Wait { deadline, ..Wait::new(hub, THREAD) })
+        join(thread, value, &Wait { deadline, ended_by: Handlers::None, ..Wait::new(hub, THREAD) })
     }
 }
 

@@ -15,7 +15,7 @@ use super::{errno, fail, originals as real};
 use crate::descriptor::Direction;
 use crate::hub::Hub;
 use crate::sys::clock::{NEVER, Nanos};
-use crate::task::Reason;
+use crate::task::{Handlers, Reason};
 
 pub(super) unsafe fn poll(hub: &Hub, fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
     // SAFETY: the caller's array, here and below.
@@ -116,7 +116,7 @@ fn wait_for_one(
     loop {
         // What comes from here on is an edge. (An edge that was there before makes us look once more.)
         entry.exhausted(hub, direction);
-        let waited = entry.wait(hub, fd, direction, "poll of fd", deadline);
+        let waited = entry.wait(hub, fd, direction, "poll of fd", deadline, Handlers::All);
         let result = match waited {
             Ok(_) => look(),
             // Closed meanwhile: a look tells POLLNVAL.
@@ -177,9 +177,10 @@ fn wait_for_many(
         let verdict = match slot {
             Some(slot) => {
                 hub.fd_exhausted(slot, Direction::Read);
-                hub.wait_fd_foreign(slot, fd, Direction::Read, reason, deadline).map_err(number)
+                hub.wait_fd_foreign(slot, fd, Direction::Read, reason, deadline, Handlers::All)
+                    .map_err(number)
             }
-            None => Ok(hub.park_foreign(reason, deadline)),
+            None => Ok(hub.park_foreign(reason, deadline, Handlers::All)),
         };
         match verdict.and_then(table::answer) {
             Ok(Waited::Woken) => {}

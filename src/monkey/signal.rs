@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use libc::{c_int, c_void, sighandler_t, siginfo_t};
 
 use super::{gate, originals as real};
+use crate::task;
 
 const SIGNALS: usize = 65;
 
@@ -46,6 +47,9 @@ extern "C" fn with_information(signal: c_int, information: *mut siginfo_t, conte
         return;
     }
     let _running = Running::begin();
+    if let Some(home) = task::here() {
+        home.signal_handled(RESTARTS[signal as usize].load(Ordering::Acquire));
+    }
     // SAFETY: installed by the program with SA_SIGINFO, or without, in which case it does not look at the other arguments.
     let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = unsafe { std::mem::transmute(handler) };
     handler(signal, information, context);
@@ -94,6 +98,7 @@ pub(super) unsafe fn sigaction(
         let unmarked = UNMARKED[signal as usize].load(Ordering::Acquire);
         let result = {
             // Before, for the signal may come at once.
+            RESTARTS[signal as usize].store(wanted.sa_flags & libc::SA_RESTART != 0, Ordering::Release);
             place.store(wanted.sa_sigaction, Ordering::Release);
             action.sa_flags |= libc::SA_SIGINFO;
             real::sigaction(signal, &action, old)
@@ -115,6 +120,9 @@ pub(super) unsafe fn sigaction(
         result
     }
 }
+
+/// The program's handler was installed with `SA_RESTART`.
+static RESTARTS: [AtomicBool; SIGNALS] = [const { AtomicBool::new(false) }; SIGNALS];
 
 /// The program's handler takes one argument.
 static UNMARKED: [AtomicUsize; SIGNALS] = [const { AtomicUsize::new(0) }; SIGNALS];

@@ -12,8 +12,8 @@ use super::table::{self, Entry, Kind, Waited};
 use super::{errno, fail, note, originals as real};
 use crate::descriptor::Direction;
 use crate::hub::Hub;
-use crate::sys::clock::Nanos;
-use crate::task::Reason;
+use crate::sys::clock::{NEVER, Nanos};
+use crate::task::{Handlers, Reason};
 
 /// What a try found.
 pub(super) enum Tried {
@@ -66,7 +66,9 @@ impl<'a> Call<'a> {
             None => self.entry.deadline(self.hub, self.fd, self.direction),
         };
         self.deadline = Some(deadline);
-        match self.entry.wait(self.hub, self.fd, self.direction, self.what, deadline)? {
+        // signal(7): with a time limit, a call of a socket is never restarted.
+        let ended_by = if deadline == NEVER { Handlers::NotRestarting } else { Handlers::All };
+        match self.entry.wait(self.hub, self.fd, self.direction, self.what, deadline, ended_by)? {
             Waited::Woken => Ok(()),
             // As the kernel tells that SO_RCVTIMEO or SO_SNDTIMEO is over.
             Waited::TimedOut => Err(libc::EAGAIN),
@@ -640,7 +642,8 @@ pub(super) unsafe fn connect(hub: &Hub, fd: c_int, address: *const sockaddr, len
                 (_, libc::EAGAIN) if kind == Kind::Stream => {
                     let limit = entry.deadline(hub, fd, Direction::Write);
                     let next = hub.deadline(std::time::Duration::from_millis(pause)).min(limit);
-                    match table::answer(hub.park_foreign(Reason::of("connect of fd", fd as u64), next)) {
+                    let reason = Reason::of("connect of fd", fd as u64);
+                    match table::answer(hub.park_foreign(reason, next, Handlers::NotRestarting)) {
                         Ok(Waited::TimedOut) if next == limit => return fail(libc::EAGAIN),
                         Ok(_) => pause = (pause * 2).min(20),
                         Err(error) => return fail(error),

@@ -164,6 +164,7 @@ interpose! {
         TIME fn usleep(micros: useconds_t) -> c_int = time::usleep;
         TIME fn nanosleep(request: *const timespec, rest: *mut timespec) -> c_int = time::nanosleep;
         TIME fn clock_nanosleep(clock: clockid_t, flags: c_int, request: *const timespec, rest: *mut timespec) -> c_int = time::clock_nanosleep;
+        SIGNALS fn pause() -> c_int = time::pause;
         TIME fn sched_yield() -> c_int = time::sched_yield;
 
         SOCKETS fn connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> c_int = socket::connect;

@@ -20,7 +20,7 @@ use crate::hub::{self, Direction, Hub, SlotId};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::sys::fork::{self, HeldAtFork};
 use crate::sys::lock::{Lock, LockGuard};
-use crate::task::{Home, Message, Reason};
+use crate::task::{Handlers, Home, Message, Reason};
 
 /// What a descriptor is, as far as waiting for it is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -362,6 +362,7 @@ impl Entry {
         direction: Direction,
         what: &'static str,
         deadline: Nanos,
+        ended_by: Handlers,
     ) -> Result<Waited, i32> {
         let generation = self.generation();
         // SAFETY: if it is not open, epoll says so.
@@ -374,7 +375,7 @@ impl Entry {
                 self.register(hub, borrowed, direction)?
             }
         };
-        let wait = |until| match hub.wait_fd_foreign(slot, borrowed, direction, reason, until) {
+        let wait = |until| match hub.wait_fd_foreign(slot, borrowed, direction, reason, until, ended_by) {
             Ok(_) if self.generation() != generation => Err(libc::EBADF),
             Ok(verdict) => Ok(verdict),
             Err(error) => Err(number(error)),
@@ -453,6 +454,7 @@ pub(super) fn answer(verdict: Verdict) -> Result<Waited, i32> {
         Verdict::TimedOut => Ok(Waited::TimedOut),
         Verdict::Expired => Err(libc::ETIMEDOUT),
         Verdict::Killed => Err(libc::ECANCELED),
+        Verdict::Interrupted => Err(libc::EINTR),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::hub::{self, Hub};
 use crate::sys::clock::Nanos;
 use crate::sys::fork::{self, HeldAtFork};
 use crate::sys::lock::{Lock, LockGuard};
-use crate::task::{Reason, Waker};
+use crate::task::{Handlers, Reason, Waker};
 
 const BUCKETS: usize = 256;
 
@@ -182,7 +182,7 @@ pub(super) fn wait_in_table(
     let pending = hub.verdict() != Verdict::Woken;
     loop {
         let verdict = match pending {
-            false => hub.park_foreign(reason, deadline),
+            false => hub.park_foreign(reason, deadline, Handlers::None),
             true => hub.park_unbroken(reason, deadline),
         };
         let result = match verdict {
@@ -191,7 +191,7 @@ pub(super) fn wait_in_table(
                 false => return Ok(()),
             },
             Verdict::TimedOut => Err(libc::ETIMEDOUT),
-            Verdict::Expired | Verdict::Killed => Err(libc::EINTR),
+            Verdict::Expired | Verdict::Killed | Verdict::Interrupted => Err(libc::EINTR),
         };
         // If it was woken at the same time, that counts.
         return if bucket.remove(number) { result } else { Ok(()) };

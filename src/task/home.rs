@@ -11,6 +11,8 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+#[cfg(feature = "monkey")]
+use super::Handlers;
 use super::cells::{self, Cells};
 use super::inbox::Inbox;
 use super::meter::Meter;
@@ -86,6 +88,11 @@ pub(crate) struct Home {
     /// same task as before.
     countdown: AtomicU32,
     looks: AtomicU64,
+    /// How many signal handlers of the program have run on this thread, and how many of those were installed without `SA_RESTART`.
+    #[cfg(feature = "monkey")]
+    signals: AtomicU32,
+    #[cfg(feature = "monkey")]
+    unrestarted: AtomicU32,
     /// The OS thread, while it may get signals of ours; else 0. Changed under the inbox's lock.
     thread: AtomicUsize,
     /// What the hub tells of itself.
@@ -146,6 +153,10 @@ impl Home {
                 cells: Cells::new(),
                 countdown: AtomicU32::new(0),
                 looks: AtomicU64::new(0),
+                #[cfg(feature = "monkey")]
+                signals: AtomicU32::new(0),
+                #[cfg(feature = "monkey")]
+                unrestarted: AtomicU32::new(0),
                 thread: AtomicUsize::new(0),
                 meter: Meter::default(),
                 inbox: Inbox::new(),
@@ -270,6 +281,33 @@ impl Home {
 
     pub(crate) fn thread_name(&self) -> String {
         lock(&self.thread_name).clone()
+    }
+
+    /// How many such signal handlers have run on this thread. Owner only.
+    #[cfg(feature = "monkey")]
+    #[inline]
+    pub(crate) fn handled(&self, which: Handlers) -> u32 {
+        match which {
+            Handlers::None => 0,
+            Handlers::NotRestarting => self.unrestarted.load(Ordering::Relaxed),
+            Handlers::All => self.signals.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Called by a signal handler on the owner's thread: has the hub see to the waits that it ends, even if that is about to sleep.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn signal_handled(&self, restarts: bool) {
+        self.signals.fetch_add(1, Ordering::Relaxed);
+        if !restarts {
+            self.unrestarted.fetch_add(1, Ordering::Relaxed);
+        }
+        // Who has the lock is another thread, which is about to wake the hub, or this one, which does not sleep.
+        if let Ok(alarm) = self.alarm.try_lock()
+            && let Some(alarm) = &*alarm
+        {
+            // One write to an eventfd. If that should fail, the hub sees to it at its next turn.
+            let _ = aside(|| alarm.waker.wake());
+        }
     }
 
     /// Leaves a message for the hub of that incarnation. If it is gone, so are its tasks: nobody misses it.

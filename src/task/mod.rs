@@ -339,6 +339,18 @@ pub(crate) struct Local {
     /// Neighbours in the hub's list of live tasks.
     pub(crate) live: (Link, Link),
     pub(crate) locals: Cell<Option<Box<Locals>>>,
+    #[cfg(feature = "monkey")]
+    pub(crate) ended_by: Cell<Handlers>,
+}
+
+/// The signal handlers whose run ends a wait.
+#[cfg(feature = "monkey")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Handlers {
+    None,
+    /// Those that were installed without `SA_RESTART`.
+    NotRestarting,
+    All,
 }
 
 /// How the typed part of a task is reached through an untyped pointer.
@@ -648,6 +660,8 @@ impl TaskRef {
                 stack_used: Cell::new(0),
                 live: (Cell::new(None), Cell::new(None)),
                 locals: Cell::new(None),
+                #[cfg(feature = "monkey")]
+                ended_by: Cell::new(Handlers::None),
             });
             (&raw mut (*cell).task.shared).write(Shared {
                 refs: AtomicUsize::new(1 + handles),

@@ -1428,32 +1428,6 @@ fn coroutines_that_would_switch_for_ever_do_not_hold_up_the_end_of_their_thread(
     assert_eq!(*ended.lock().unwrap(), 2);
 }
 
-#[test]
-fn twenty_thousand_made_and_destroyed_leave_nothing() {
-    fn resident_pages() -> usize {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).unwrap().parse().unwrap()
-    }
-    let drops = Drops::new();
-    let counts = drops.clone();
-    let round = |n: u32| {
-        for _ in 0..n {
-            let (suspended, ended, pending) = (counts.guard(), counts.guard(), counts.guard());
-            let suspended = suspended_with(suspended);
-            let ended = Coroutine::new(move |()| drop(ended));
-            ended.switch(()).unwrap();
-            let pending = Coroutine::new(move |()| drop(pending));
-            drop((suspended, ended, pending));
-        }
-    };
-    round(1_000);
-    let before = resident_pages();
-    round(20_000);
-    assert_eq!(drops.count(), 63_000);
-    // Other tests of this process run meanwhile, so this is no fine measure; 20,000 stacks would be 80 MiB.
-    assert!(resident_pages() < before + 5_000, "{before} pages before, {} after", resident_pages());
-}
-
 // ---- Debug ----------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -280,15 +280,16 @@ fn errno_is_of_the_call_though_others_ran_in_between() {
     other.join().unwrap();
 }
 
-/// As after `alarm`: with us a handler runs, and the wait goes on.
+/// Those without SA_RESTART, which end it, are in `monkey_process.rs`.
 #[test]
-fn a_signal_does_not_end_a_wait() {
+fn a_handler_that_restarts_calls_does_not_end_a_wait() {
     extern "C" fn nothing(_: i32) {}
     patched();
-    // SAFETY: an action of zeros, with a handler that does nothing, and without SA_RESTART.
+    // SAFETY: an action of zeros, with a handler that does nothing.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = nothing as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
         assert_eq!(libc::sigaction(libc::SIGURG, &action, std::ptr::null_mut()), 0);
     }
     let (one, mut other) = tcp_pair();
