@@ -43,8 +43,9 @@ impl Hub {
         }
     }
 
-    /// To be called before each operation: lets others run if many in a row did not have to wait, so that a greenlet which always finds
-    /// something to read starves nobody. (Before, not after: a timeout that strikes here must not lose what was read.)
+    /// To be called before each operation: lets others run if many in a row did not have to wait, so that a
+    /// greenlet which always finds something to read starves nobody. (Before, not after: a timeout that strikes
+    /// here must not lose what was read.)
     #[inline]
     pub(crate) fn be_fair(&self) {
         let unwaited = self.unwaited.get() + 1;

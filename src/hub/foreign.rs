@@ -1,7 +1,7 @@
 //! Waiting below frames that are not ours: those of a C library, or of std, that call what they take for libc.
 //!
-//! Nothing may unwind through them. So a kill and a timeout that has run out stay pending, and end the wait with a verdict; the next wait of our own
-//! unwinds.
+//! Nothing may unwind through them. So a kill and a timeout that has run out stay pending, and end the wait with a
+//! verdict; the next wait of our own unwinds.
 
 #![forbid(unsafe_code)]
 
@@ -166,7 +166,8 @@ impl Hub {
         }
     }
 
-    /// Calls `wait`, which does not unwind. A main context that can never go on stays there, as it would without us; but it says so.
+    /// Calls `wait`, which does not unwind. A main context that can never go on stays there, as it
+    /// would without us; but it says so.
     #[inline]
     fn wait_below<T>(&self, wait: impl FnOnce() -> T) -> T {
         let is_main = self.is_main(self.current());
@@ -179,8 +180,8 @@ impl Hub {
         result
     }
 
-    /// If a signal handler has run on this thread since the last look, ends the waits that it ends. POSIX has it end the call in which the thread blocks: here, the
-    /// thread blocks in all of them.
+    /// If a signal handler has run on this thread since the last look, ends the waits that it ends. POSIX has it end
+    /// the call in which the thread blocks: here, the thread blocks in all of them.
     #[inline]
     pub(super) fn look_for_signals(&self) {
         let handled = self.home.handled(Handlers::All);

@@ -75,8 +75,9 @@ pub(super) fn to_the_end<T: Send + 'static>(
     }
 }
 
-/// Runs it on a thread of that pool. An error is the number for what is pending against the greenlet: then it is taken back, or if it has begun, goes on
-/// unseen, and its result is dropped over there. So it must have nothing of the caller's.
+/// Runs it on a thread of that pool. An error is the number for what is pending against the greenlet:
+/// then it is taken back, or if it has begun, goes on unseen, and its result is dropped over there. So it
+/// must have nothing of the caller's.
 pub(super) fn offload<T: Send + 'static>(
     hub: &Hub,
     pool: &ThreadPool,

@@ -1,9 +1,11 @@
-//! What C code calls that was compiled with `_FORTIFY_SOURCE`: the same functions, told how large the caller's buffer is.
+//! What C code calls that was compiled with `_FORTIFY_SOURCE`: the same functions, told how
+//! large the caller's buffer is.
 //!
 //! A call that fits is the one without the size. One that does not goes to libc's function, which ends the process.
 //!
-//! glibc has more names for the same functions: `__read`, `__poll`, `__connect` and so on. Those are for its own parts (the modules of the name service, the resolver), which
-//! call them with locks of libc's held that no greenlet can wait for. They are left alone.
+//! glibc has more names for the same functions: `__read`, `__poll`, `__connect` and so on. Those are for its own parts
+//! (the modules of the name service, the resolver), which call them with locks of libc's held that no greenlet can
+//! wait for. They are left alone.
 
 #![allow(clippy::too_many_arguments)]
 

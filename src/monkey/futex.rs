@@ -1,11 +1,13 @@
 //! `syscall(SYS_futex, ..)`: what std's locks, conditions and parked threads wait by.
 //!
-//! A greenlet that waits stands in a table by the address of the word; an OS thread waits in the kernel. Who wakes looks into the table, and asks the kernel only
-//! if a thread went there. That the word still has the value is looked at under the lock of the table, under which who wakes looks for waiters after having changed
-//! the word: so no wake is lost.
+//! A greenlet that waits stands in a table by the address of the word; an OS thread waits in the kernel. Who
+//! wakes looks into the table, and asks the kernel only if a thread went there. That the word still has the
+//! value is looked at under the lock of the table, under which who wakes looks for waiters after having
+//! changed the word: so no wake is lost.
 //!
-//! A kill does not end such a wait for good: std's locks wait again until they have what they want, and cannot be told. The wait returns
-//! once, for those who look at something else, too; from then on the greenlet really waits, and the kill stays pending.
+//! A kill does not end such a wait for good: std's locks wait again until they have what they want, and cannot be
+//! told. The wait returns once, for those who look at something else, too; from then on the greenlet really
+//! waits, and the kill stays pending.
 
 use std::sync::atomic::{AtomicI32, Ordering, fence};
 
@@ -119,7 +121,8 @@ fn wait_here(hub: &Hub, word: &AtomicI32, value: i32, deadline: Nanos, bits: u32
         bucket.add(&mut greenlets, hub, address, bits, false)
     };
     match wait_in_table(hub, bucket, number, address, deadline) {
-        // std waits again at once if it is told of a signal, and its caller sees nothing. A wake for nothing is seen by who waits for a condition.
+        // std waits again at once if it is told of a signal, and its caller sees nothing. A wake for nothing is
+        // seen by who waits for a condition.
         Err(libc::EINTR) => Ok(()),
         result => result,
     }
@@ -132,7 +135,8 @@ fn wake_here(address: usize, wanted: usize, bits: u32, kernel: impl Fn(usize) ->
     fence(Ordering::SeqCst);
     let mut woken = 0;
     let threads = bucket.threads.load(Ordering::SeqCst) > 0;
-    // A thread that forks has locked the bucket, and may be who is to be woken: it waits for the next lock, which is being let go here.
+    // A thread that forks has locked the bucket, and may be who is to be woken: it waits for the next
+    // lock, which is being let go here.
     let is_locked = threads && bucket.greenlets.try_lock().is_none();
     let threads_first = threads && (is_locked || bucket.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1);
     if threads_first {
@@ -150,8 +154,9 @@ fn wake_here(address: usize, wanted: usize, bits: u32, kernel: impl Fn(usize) ->
             && waker.is_here()
             && let Some(hub) = gate::gate(Parts::LOCKS)
         {
-            // Its turn now. std's locks are not handed over: a greenlet that takes one again between two of its waits would keep it from the others for good. And
-            // who finds a lock that was taken without a wait spins for a microsecond, which cannot help on the same thread.
+            // Its turn now. std's locks are not handed over: a greenlet that takes one again between two of its waits
+            // would keep it from the others for good. And who finds a lock that was taken without a wait spins for a
+            // microsecond, which cannot help on the same thread.
             hub.yield_foreign();
         }
     }

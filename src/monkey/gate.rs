@@ -83,8 +83,8 @@ pub(super) fn is_open() -> bool {
 
 /// Calls `f`, in which no call of libc switches: it blocks the OS thread, as without [`patch_all`](super::patch_all).
 ///
-/// For code that must not be interleaved with itself on one thread: that keeps a thread-local borrowed or set while it waits, for example.
-/// Calls of this crate's own (`switchgrass::sleep`, …) still switch.
+/// For code that must not be interleaved with itself on one thread: that keeps a thread-local borrowed or set while it
+/// waits, for example. Calls of this crate's own (`switchgrass::sleep`, …) still switch.
 ///
 /// ```
 /// use std::time::Duration;
@@ -109,7 +109,8 @@ pub fn no_switch<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Counts the calls that change how a descriptor behaves (`O_NONBLOCK`, time limits): what is known of descriptors holds until the next.
+/// Counts the calls that change how a descriptor behaves (`O_NONBLOCK`, time limits): what is known of
+/// descriptors holds until the next.
 static SETTINGS: AtomicU64 = AtomicU64::new(1);
 
 pub(super) fn settings() -> u64 {

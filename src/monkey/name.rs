@@ -1,12 +1,13 @@
 //! Names of hosts: looked up on threads of the pool of [`dns`], since libc's resolver waits within libc.
 //!
-//! A thread of the pool gets copies of the arguments, and its answer is copied back, so that a greenlet which is killed or runs out of time may leave it
-//! alone. Then a call fails as for an error of the system, with `errno` saying which. What libc keeps per thread for its resolver (`_res`) is that of
-//! the thread of the pool.
+//! A thread of the pool gets copies of the arguments, and its answer is copied back, so that a greenlet which is killed
+//! or runs out of time may leave it alone. Then a call fails as for an error of the system, with `errno` saying which.
+//! What libc keeps per thread for its resolver (`_res`) is that of the thread of the pool.
 //!
 //! Addresses in numbers need no thread.
 //!
-//! `gethostbyname` and its like give what stays as it is until the same *greenlet* calls the next of them (libc: until anybody does).
+//! `gethostbyname` and its like give what stays as it is until the same *greenlet* calls the next of
+//! them (libc: until anybody does).
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
@@ -71,7 +72,8 @@ impl Drop for List {
     }
 }
 
-/// Has a thread of the pool ask, which gives the result, `errno` and what was found; hands that over if the result is 0.
+/// Has a thread of the pool ask, which gives the result, `errno` and what was found; hands that
+/// over if the result is 0.
 fn look_up<T: Send + 'static>(
     hub: &Hub,
     reason: Reason,
@@ -338,8 +340,8 @@ impl Host {
         if start.saturating_add(self.size()) > len {
             return false;
         }
-        // SAFETY: the pointers come first, where they are aligned; addresses next, whose lengths are multiples of what they are aligned to; then the texts.
-        // All of it is as long as `size` says.
+        // SAFETY: the pointers come first, where they are aligned; addresses next, whose lengths are multiples of what
+        // they are aligned to; then the texts. All of it is as long as `size` says.
         unsafe {
             let aliases = buf.add(start).cast::<*mut c_char>();
             let addresses = aliases.add(self.aliases.len() + 1);

@@ -1,9 +1,11 @@
 //! Waiting for children, and for threads.
 //!
-//! First it is tried without waiting. Then the greenlet waits for a pidfd (of a process: Linux 5.3, of a thread: 6.9), and tries again. Where there is none
-//! (for any child, or a group; for stops and continuations, of which a pidfd does not tell), it tries after pauses, which grow.
+//! First it is tried without waiting. Then the greenlet waits for a pidfd (of a process: Linux 5.3, of a thread: 6.9),
+//! and tries again. Where there is none (for any child, or a group; for stops and continuations, of which a pidfd does
+//! not tell), it tries after pauses, which grow.
 //!
-//! What waits within libc, `system` and `pclose`, runs on a thread each: that costs less than the process which it waits for.
+//! What waits within libc, `system` and `pclose`, runs on a thread each: that costs less than
+//! the process which it waits for.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -273,7 +275,8 @@ fn set_mask(new: Option<&sigset_t>) -> sigset_t {
     }
 }
 
-/// The stream is closed whatever becomes of the greenlet; one that is killed or runs out of time does not see how the command ends.
+/// The stream is closed whatever becomes of the greenlet; one that is killed or runs out of time
+/// does not see how the command ends.
 pub(super) unsafe fn pclose(hub: &Hub, stream: *mut FILE) -> c_int {
     // libc closes it without our seeing it.
     // SAFETY: the caller's stream.
@@ -296,8 +299,8 @@ pub(super) unsafe fn pclose(hub: &Hub, stream: *mut FILE) -> c_int {
     }
 }
 
-/// Whoever joins a thread cannot be told that it did not end: std takes any error for a mistake of its own, and panics. So nothing that is pending ends
-/// this wait.
+/// Whoever joins a thread cannot be told that it did not end: std takes any error for a mistake of its own, and panics.
+/// So nothing that is pending ends this wait.
 pub(super) unsafe fn pthread_join(hub: &Hub, thread: pthread_t, value: *mut *mut c_void) -> c_int {
     // SAFETY: as above.
     unsafe { join(thread, value, &Wait { is_unbroken: true, ..Wait::new(hub, THREAD) }) }

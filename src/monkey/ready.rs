@@ -1,6 +1,7 @@
 //! `poll`, `select` and `epoll_wait`: so that somebody else's event loop waits for its greenlet only.
 //!
-//! What is asked is always the real function, without waiting; in between, the greenlet waits until something has happened to one of the descriptors.
+//! What is asked is always the real function, without waiting; in between, the greenlet waits until something has
+//! happened to one of the descriptors.
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
@@ -129,7 +130,8 @@ fn wait_for_one(
     }
 }
 
-/// By an epoll instance for this one call, which the hub's own watches. It tells of changes, so the look comes after it is set up.
+/// By an epoll instance for this one call, which the hub's own watches. It tells of changes, so the
+/// look comes after it is set up.
 fn wait_for_many(
     hub: &Hub,
     wanted: &[Wanted],
@@ -244,7 +246,8 @@ pub(super) unsafe fn pselect(
     }
 }
 
-/// The sets may be longer than `fd_set`, where a program has numbers above 1023: only so many words as `count` says are touched.
+/// The sets may be longer than `fd_set`, where a program has numbers above 1023: only so many
+/// words as `count` says are touched.
 unsafe fn select_until(
     hub: &Hub,
     count: c_int,

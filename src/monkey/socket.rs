@@ -1,7 +1,7 @@
 //! Sockets, and what reads and writes: pipes, terminals, eventfds.
 //!
-//! A call is tried without blocking, and waits only if it would have to. For sockets that is `MSG_DONTWAIT`; for what has no flags, `RWF_NOWAIT`, or where
-//! the kernel does not know that, a look with `poll` first.
+//! A call is tried without blocking, and waits only if it would have to. For sockets that is `MSG_DONTWAIT`; for what
+//! has no flags, `RWF_NOWAIT`, or where the kernel does not know that, a look with `poll` first.
 
 use std::os::fd::RawFd;
 use std::ptr;
@@ -119,7 +119,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Tries to move `len` bytes, one part after the other, until all are through, as a blocking call does. `attempt` is given how many are.
+    /// Tries to move `len` bytes, one part after the other, until all are through, as a blocking call does.
+    /// `attempt` is given how many are.
     #[inline]
     fn run_all(&mut self, len: usize, mut attempt: impl FnMut(usize) -> Tried) -> ssize_t {
         if let Err(error) = self.begin() {
@@ -134,7 +135,8 @@ impl<'a> Call<'a> {
                     if done >= len || self.entry.is_nonblocking(self.fd) {
                         return done as ssize_t;
                     }
-                    // A signal handler may want to be looked after; but for that, there is room again, or an error, soon.
+                    // A signal handler may want to be looked after; but for that, there is room
+                    // again, or an error, soon.
                     continue;
                 }
                 // The end, or an error, which the next call tells again.
@@ -532,7 +534,8 @@ unsafe fn read_now(fd: c_int, iov: *const iovec, count: c_int) -> Tried {
         if result != -1 || !is_refused() {
             return tried(result);
         }
-        // Somebody else who reads the same may be faster, and then this blocks: no kernel before 6.4 has better for pipes.
+        // Somebody else who reads the same may be faster, and then this blocks: no kernel
+        // before 6.4 has better for pipes.
         if is_ready(fd, libc::POLLIN) { tried(real::readv(fd, iov, count)) } else { Tried::Blocks }
     }
 }
@@ -577,8 +580,8 @@ pub(super) fn is_toggled_or_was(fd: c_int) -> bool {
     table::entry(fd).is_some_and(|entry| !entry.has_read_limit(fd))
 }
 
-/// Non-blocking for one call. The flag belongs to all who share the descriptor; those of this process that try meanwhile, or that set or read it,
-/// take turns.
+/// Non-blocking for one call. The flag belongs to all who share the descriptor; those of this process that try
+/// meanwhile, or that set or read it, take turns.
 pub(super) fn without_blocking<R>(entry: &Entry, fd: c_int, call: impl FnOnce() -> R) -> R {
     table::flags_at_rest(|| {
         // It may have been set since the call began, and is to stay so.

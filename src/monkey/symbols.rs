@@ -7,7 +7,8 @@
 //! - What *notes* is always ours, since it keeps right what is known of descriptors, locks and handlers.
 //! - Of what is listed under *only*, the real function is needed.
 //!
-//! Variadic functions have fixed arguments here, which come in the same registers on the platforms that `cfg(interpose)` stands for.
+//! Variadic functions have fixed arguments here, which come in the same registers on the platforms
+//! that `cfg(interpose)` stands for.
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -53,8 +54,9 @@ impl Original {
         address
     }
 
-    /// Of the functions for conditions, glibc on x86-64 has two sets, for `pthread_cond_t` was another type before 2.3.2. What programs are linked with is the newer one; but `dlsym` with
-    /// `RTLD_NEXT` gave the older one until glibc 2.36.
+    /// Of the functions for conditions, glibc on x86-64 has two sets, for `pthread_cond_t` was another
+    /// type before 2.3.2. What programs are linked with is the newer one; but `dlsym` with `RTLD_NEXT`
+    /// gave the older one until glibc 2.36.
     fn find_newer(&self) -> *mut c_void {
         #[cfg(all(target_env = "gnu", target_arch = "x86_64"))]
         if self.name.to_bytes().starts_with(b"pthread_cond_") {
@@ -83,7 +85,8 @@ macro_rules! interpose {
         ///
         /// # Safety
         ///
-        /// As libc's. (The arguments of variadic functions are given in full: what a call does not need may be anything.)
+        /// As libc's. (The arguments of variadic functions are given in full: what a call does
+        /// not need may be anything.)
         pub mod originals {
             use super::*;
             $(original!($name($($arg: $type),*) -> $result);)*

@@ -1,10 +1,11 @@
 //! What is known of each descriptor number: what it is, how the program has set it, and where it is registered.
 //!
-//! The kernel's flags stay the program's own: nothing is made non-blocking behind its back (a single call, like `accept`, excepted). So what
-//! is here is a copy, which is made anew when something was set since, by whichever duplicate of the descriptor.
+//! The kernel's flags stay the program's own: nothing is made non-blocking behind its back (a single call, like
+//! `accept`, excepted). So what is here is a copy, which is made anew when something was set since, by
+//! whichever duplicate of the descriptor.
 //!
-//! A number that is closed and given out again without our seeing it (by a library that makes system calls of its own, or
-//! within libc) is found out by its inode: when it is registered, and a second into a wait.
+//! A number that is closed and given out again without our seeing it (by a library that makes system calls of its own,
+//! or within libc) is found out by its inode: when it is registered, and a second into a wait.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -48,14 +49,15 @@ impl Kind {
     }
 }
 
-/// So long into a wait comes the look whether the number is still that of the descriptor that was registered. (An `fstat` before each wait costs a
-/// tenth of an echo.)
+/// So long into a wait comes the look whether the number is still that of the descriptor that was registered. (An
+/// `fstat` before each wait costs a tenth of an echo.)
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// One descriptor number. What each call looks at is one cache line.
 #[repr(C, align(64))]
 pub(super) struct Entry {
-    /// The place that was registered first, seldom another one, to be seen without the lock: the hub, then its slot. 0: there is none.
+    /// The place that was registered first, seldom another one, to be seen without the lock: the hub,
+    /// then its slot. 0: there is none.
     near: AtomicU64,
     near_slot: AtomicU64,
     /// Counts the descriptors that have had this number.
@@ -151,7 +153,8 @@ fn add_page(fd: RawFd) -> Option<&'static Entry> {
     existing(fd)
 }
 
-/// The number is somebody else's from now on: it is about to be closed, or was just given out. Who waits for the old one is woken.
+/// The number is somebody else's from now on: it is about to be closed, or was just given out. Who
+/// waits for the old one is woken.
 pub(super) fn forget(fd: RawFd) {
     if gate::is_open()
         && let Some(entry) = existing(fd)
@@ -301,7 +304,8 @@ impl Entry {
         }
         if near == hub.incarnation && self.near_process.load(Ordering::Relaxed) == fork::generation() {
             let slot = self.near_slot.load(Ordering::Acquire);
-            // Only this thread puts its own number there. So if it is there still, the slot is the one that goes with it.
+            // Only this thread puts its own number there. So if it is there still, the slot is
+            // the one that goes with it.
             if self.near.load(Ordering::Relaxed) == near {
                 return Some(SlotId { index: slot as u32, generation: (slot >> 32) as u32 });
             }
@@ -353,8 +357,8 @@ impl Entry {
         }
     }
 
-    /// Waits until there may be something to do. An error is a number: `EBADF` if it was closed meanwhile, `ETIMEDOUT` and `ECANCELED` for what is
-    /// pending against the greenlet.
+    /// Waits until there may be something to do. An error is a number: `EBADF` if it was closed meanwhile, `ETIMEDOUT`
+    /// and `ECANCELED` for what is pending against the greenlet.
     pub(super) fn wait(
         &self,
         hub: &Hub,

@@ -1,9 +1,10 @@
 //! pthread's mutexes, conditions, read-write locks and barriers; semaphores.
 //!
-//! A greenlet tries, without waiting. If it would have to wait, it enters the table of [`waiters`] by the address of the object, tries again, and parks. Who unlocks,
-//! posts or signals calls libc's function, which looks after the threads that wait in the kernel, and then wakes greenlets that stand in the table. All of them
-//! try again, threads and greenlets, so nothing is handed over and nobody is favoured. A greenlet that locks again what another one waits for lets that one try first, for
-//! on one thread nobody else would ever interrupt it between two of its locks.
+//! A greenlet tries, without waiting. If it would have to wait, it enters the table of [`waiters`] by the address of
+//! the object, tries again, and parks. Who unlocks, posts or signals calls libc's function, which looks after the
+//! threads that wait in the kernel, and then wakes greenlets that stand in the table. All of them try again, threads
+//! and greenlets, so nothing is handed over and nobody is favoured. A greenlet that locks again what another one waits
+//! for lets that one try first, for on one thread nobody else would ever interrupt it between two of its locks.
 //!
 //! # No wake is lost, and an unlock costs one load more
 //!
@@ -16,35 +17,43 @@
 //!   3. try again                    3. if the count is not zero: wake who is in the table
 //! ```
 //!
-//! One fence comes first: either 3 on the left sees the lock free (or taken by somebody who will unlock after that), or 3 on the right sees the count. libc's unlock
-//! ends with a locked instruction on x86-64, which is a fence, so that there only the compiler is told. (In a process that has one thread only, glibc saves the lock prefix; then there is
-//! nobody to be out of order with.) A wake is not kept for anybody: who was woken and does not get the lock enters the table anew, and whoever has it will unlock.
+//! One fence comes first: either 3 on the left sees the lock free (or taken by somebody who will unlock after that), or
+//! 3 on the right sees the count. libc's unlock ends with a locked instruction on x86-64, which is a fence, so that
+//! there only the compiler is told. (In a process that has one thread only, glibc saves the lock prefix; then there is
+//! nobody to be out of order with.) A wake is not kept for anybody: who was woken and does not get the lock enters the
+//! table anew, and whoever has it will unlock.
 //!
 //! # Whose a mutex is
 //!
-//! A recursive or error-checking mutex belongs to the OS thread: libc would give it to a second greenlet of the same thread. So [`HELD`] says which greenlet of this thread has it.
-//! What is not there and yet belongs to this thread (says the mutex), is main's, which may have taken it before there was a hub. Whatever the table says of a mutex that does not belong to the
-//! thread is out of date: it was destroyed, or begun anew in the child of a fork.
+//! A recursive or error-checking mutex belongs to the OS thread: libc would give it to a second greenlet of the same
+//! thread. So [`HELD`] says which greenlet of this thread has it. What is not there and yet belongs to this thread
+//! (says the mutex), is main's, which may have taken it before there was a hub. Whatever the table says of a mutex that
+//! does not belong to the thread is out of date: it was destroyed, or begun anew in the child of a fork.
 //!
 //! Normal mutexes have no owner that anybody checks.
 //!
 //! # Conditions
 //!
-//! A greenlet enters the table for the condition before it unlocks the mutex. Who signals has changed what is waited for under that mutex, so after that. A signal wakes one greenlet, and one
-//! thread, too: "at least one", says POSIX, and who waits looks whether it is meant.
+//! A greenlet enters the table for the condition before it unlocks the mutex. Who signals has changed what is waited
+//! for under that mutex, so after that. A signal wakes one greenlet, and one thread, too: "at least one", says POSIX,
+//! and who waits looks whether it is meant.
 //!
-//! An OS thread that waits for a condition does so in libc, which unlocks the mutex without our seeing it. Greenlets that wait for such a mutex are not woken by that, so they look
-//! again after a moment: see [`RELEASED_UNSEEN`]. The same holds for what another process may unlock or post, and for semaphores where signal handlers may post, which can wake no greenlet.
+//! An OS thread that waits for a condition does so in libc, which unlocks the mutex without our seeing it.
+//! Greenlets that wait for such a mutex are not woken by that, so they look again after a moment: see
+//! [`RELEASED_UNSEEN`]. The same holds for what another process may unlock or post, and for semaphores where signal
+//! handlers may post, which can wake no greenlet.
 //!
 //! # What is pending
 //!
-//! A kill or a timeout does not end the wait for a lock, which has no way to fail. `pthread_cond_wait` returns once for nothing, `sem_wait` fails once with `EINTR`; after that they
-//! really wait, and the kill stays pending. A time that the program gives is kept in any case.
+//! A kill or a timeout does not end the wait for a lock, which has no way to fail. `pthread_cond_wait` returns once for
+//! nothing, `sem_wait` fails once with `EINTR`; after that they really wait, and the kill stays pending. A time that
+//! the program gives is kept in any case.
 //!
 //! # Allocators
 //!
-//! An allocator that locks pthread mutexes (jemalloc does) must not be left in the middle for another greenlet of the thread, for what it keeps per thread is in disorder there. So
-//! if the program's allocator unlocks a mutex when [`learn`] allocates, `pthread_mutex_lock` is left alone.
+//! An allocator that locks pthread mutexes (jemalloc does) must not be left in the middle for another greenlet of the
+//! thread, for what it keeps per thread is in disorder there. So if the program's allocator unlocks a mutex when
+//! [`learn`] allocates, `pthread_mutex_lock` is left alone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -104,7 +113,8 @@ impl Drop for Counted {
     }
 }
 
-/// In the child of a fork only main waits, if anybody. To be called after that of `waiters`, whose child comes first then.
+/// In the child of a fork only main waits, if anybody. To be called after that of `waiters`,
+/// whose child comes first then.
 pub(super) fn watch_forks() {
     extern "C" fn nothing() {}
     extern "C" fn in_child() {
@@ -272,7 +282,8 @@ struct Layout {
 
 static LAYOUT: OnceLock<Layout> = OnceLock::new();
 
-/// The owner's thread id in a mutex of glibc: `__lock`, `__count`, `__owner`. Part of its binary interface, by the static initialisers.
+/// The owner's thread id in a mutex of glibc: `__lock`, `__count`, `__owner`. Part of its binary
+/// interface, by the static initialisers.
 const OWNER: usize = 2;
 
 thread_local! {
@@ -308,7 +319,8 @@ pub(super) fn learn() -> Result<(), String> {
 
 /// `None`: it is unlike what is known.
 fn layout() -> Option<Layout> {
-    // SAFETY: attributes and objects of libc's, initialised before they are used; these are never destroyed, which in glibc and musl does nothing for them.
+    // SAFETY: attributes and objects of libc's, initialised before they are used; these are never destroyed, which in
+    // glibc and musl does nothing for them.
     unsafe {
         let mutex = |set: &dyn Fn(*mut libc::pthread_mutexattr_t) -> c_int| {
             let mut attributes = MaybeUninit::zeroed();
@@ -498,7 +510,8 @@ unsafe fn lock(mutex: *mut pthread_mutex_t, limit: Limit, real: impl FnOnce() ->
         }
         let Some(hub) = gate::gate(Parts::LOCKS) else {
             return match hub_if_owned(mutex).and_then(|_| holder(mutex)) {
-                // libc would give it to us, for it is the thread's; and to wait for a greenlet of this thread would be for ever.
+                // libc would give it to us, for it is the thread's; and to wait for a greenlet of
+                // this thread would be for ever.
                 Some(_) => libc::EDEADLK,
                 None => real(),
             };
@@ -757,7 +770,8 @@ pub(super) unsafe fn pthread_rwlock_unlock(rwlock: *mut pthread_rwlock_t) -> c_i
 
 // ---- Barriers ----
 
-/// std's barriers, for pthread's: greenlets and threads both wait there. They are made for all, since what is patched later may use them.
+/// std's barriers, for pthread's: greenlets and threads both wait there. They are made for all, since what
+/// is patched later may use them.
 static BARRIERS: Lock<BTreeMap<usize, Arc<Barrier>>> = Lock::new(BTreeMap::new());
 
 pub(super) unsafe fn pthread_barrier_init(

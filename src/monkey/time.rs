@@ -38,7 +38,8 @@ pub(super) fn deadline(hub: &Hub, clock: clockid_t, time: &timespec) -> Result<N
 
 /// `Err`: it has ended before, with so much left.
 ///
-/// If something is pending against the greenlet, that is nothing, since whoever sleeps again for the rest, as std does, would never be done.
+/// If something is pending against the greenlet, that is nothing, since whoever sleeps again for the rest, as
+/// std does, would never be done.
 fn sleep_until(hub: &Hub, deadline: Nanos) -> Result<(), Duration> {
     loop {
         match hub.park_foreign(SLEEP, deadline, Handlers::All) {
@@ -105,7 +106,8 @@ pub(super) unsafe fn clock_nanosleep(
             }
             match sleep_until(hub, hub.deadline(left)) {
                 Ok(()) => {}
-                // Who sleeps until an instant sleeps again if it is told that it was woken early. So of what is pending it is told nothing.
+                // Who sleeps until an instant sleeps again if it is told that it was woken early. So of what
+                // is pending it is told nothing.
                 Err(Duration::ZERO) => return 0,
                 Err(_) => return libc::EINTR,
             }
