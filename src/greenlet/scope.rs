@@ -157,9 +157,9 @@ impl<'scope, 'env> Scope<'scope, 'env> {
 
     /// # Errors
     ///
-    /// The thread is panicking, and not all have ended. Then it is somebody else who unwinds, and has dropped the last handle of the
-    /// coroutine that is in here: had this task begun to unwind since it has entered the scope, it would have left it; and before, it
-    /// could have spawned nothing (see `launch`).
+    /// The thread is panicking, and not all have ended. Then it is somebody else who unwinds, and has dropped the last
+    /// handle of the coroutine that is in here: had this task begun to unwind since it has entered the scope, it would
+    /// have left it; and before, it could have spawned nothing (see `launch`).
     fn wait_for_children(&self) -> Result<(), Unwinding> {
         loop {
             // Those that are waited for may spawn more. The one waited for stays in the list, in case we are killed meanwhile.
