@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use switchgrass::monkey::{self, Parts};
-use switchgrass::{Greenlet, joinall, joinall_timeout, spawn};
+use switchgrass::{Greenlet, joinall, joinall_timeout, spawn, threadpool};
 
 mod cases;
 
@@ -116,21 +116,26 @@ fn files_are_read_on_other_threads_if_that_is_patched() {
     // SAFETY: as above.
     unsafe { monkey::patch(Parts::ALL | Parts::FILES).unwrap() };
     let path = env::temp_dir().join(format!("switchgrass-files-{}", std::process::id()));
-    let others = [other(), other()];
+    // The only thread of the pool has time for a file when the greenlet has run.
+    threadpool::global().set_max(1);
+    let busy_until_other = || {
+        let (let_go, end) = mpsc::channel::<()>();
+        (threadpool::global().spawn(move || end.recv()), spawn(move || drop(let_go)))
+    };
+    let (_job, other) = busy_until_other();
     let mut file = File::create_new(&path).unwrap();
     file.write_all(b"hello").unwrap();
-    assert!(others[0].is_ready(), "a write lets others run");
-    let read = other();
+    assert!(other.is_ready(), "a write lets others run");
+    let (_job, other) = busy_until_other();
     let mut text = String::new();
     File::open(&path).unwrap().read_to_string(&mut text).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(text, "hello");
-    assert!(read.is_ready(), "and so does a read");
+    assert!(other.is_ready(), "and so does a read");
     assert_eq!(
         (&File::open("/proc/self/exe").unwrap()).write(b"x").unwrap_err().raw_os_error(),
         Some(libc::EBADF)
     );
-    joinall(&others);
 }
 
 fn a_kill_during_a_read_of_a_file_waits_for_its_end() {
