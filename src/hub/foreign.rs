@@ -152,6 +152,8 @@ impl Hub {
         let handled = self.home.handled(ended_by);
         let pending = self.verdict();
         if pending != Verdict::Woken {
+            // Who tries again for as long as the call fails must not keep the others from running.
+            self.be_fair_foreign();
             return pending;
         }
         let task = self.current();

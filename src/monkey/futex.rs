@@ -5,11 +5,14 @@
 //! value is looked at under the lock of the table, under which who wakes looks for waiters after having
 //! changed the word: so no wake is lost.
 //!
-//! A kill does not end such a wait for good: std's locks wait again until they have what they want, and cannot be
-//! told. The wait returns once, for those who look at something else, too; from then on the greenlet really
-//! waits, and the kill stays pending.
+//! A kill does not end such a wait for good: std's locks wait again until they have what they want, and cannot be told. The wait returns
+//! once, for those who look at something else, too; from then on the greenlet really waits, and the kill stays pending.
+//!
+//! A futex that is not private may be in memory that another process has, too. So a wake asks the kernel in any case; and a greenlet that waits looks again
+//! after a moment, and after some of those returns for nothing, as the kernel may: it is the caller who knows whether it was meant.
 
 use std::sync::atomic::{AtomicI32, Ordering, fence};
+use std::time::Duration;
 
 use libc::{c_int, c_long, timespec};
 
@@ -45,6 +48,7 @@ unsafe fn futex(
 ) -> c_long {
     let [d, e, f] = rest;
     let address = word as usize;
+    let is_shared = operation & libc::FUTEX_PRIVATE_FLAG == 0;
     // SAFETY: the caller's arguments; or a wake of another number.
     let kernel = |value: i32| unsafe {
         let (address, operation, value) = (address as c_long, operation.into(), value.into());
@@ -63,6 +67,8 @@ unsafe fn futex(
                         // SAFETY: the word is this thread's parker's.
                         true => parker::park(hub, unsafe { &*word }, deadline),
                         // SAFETY: the caller's word.
+                        false if is_shared => wait_shared(hub, unsafe { &*word }, value, deadline, bits),
+                        // SAFETY: as above.
                         false => wait_here(hub, unsafe { &*word }, value, deadline, bits),
                     };
                     match result {
@@ -92,7 +98,7 @@ unsafe fn futex(
             let bits = if wake == libc::FUTEX_WAKE_BITSET { f as u32 } else { u32::MAX };
             let wanted = value.max(0) as usize;
             let threads = |count| kernel(i32::try_from(count).unwrap_or(i32::MAX)).max(0) as usize;
-            wake_here(address, wanted, bits, threads) as c_long
+            wake_here(address, wanted, bits, is_shared, threads) as c_long
         }
         _ => kernel(value),
     }
@@ -128,15 +134,34 @@ fn wait_here(hub: &Hub, word: &AtomicI32, value: i32, deadline: Nanos, bits: u32
     }
 }
 
+/// As [`wait_here`], of a word that another process may have changed, or have woken somebody by.
+fn wait_shared(hub: &Hub, word: &AtomicI32, value: i32, deadline: Nanos, bits: u32) -> Result<(), i32> {
+    for (count, pause) in [1, 2, 5, 10, 20].into_iter().enumerate() {
+        let until = deadline.min(hub.deadline(Duration::from_millis(pause)));
+        match wait_here(hub, word, value, until, bits) {
+            Err(libc::ETIMEDOUT) if until < deadline => {}
+            // It was still the same when this began.
+            Err(libc::EAGAIN) if count > 0 => return Ok(()),
+            result => return result,
+        }
+    }
+    Ok(())
+}
+
 /// Wakes up to so many: greenlets and threads by turns, where both wait.
-fn wake_here(address: usize, wanted: usize, bits: u32, kernel: impl Fn(usize) -> usize) -> usize {
+fn wake_here(
+    address: usize,
+    wanted: usize,
+    bits: u32,
+    is_shared: bool,
+    kernel: impl Fn(usize) -> usize,
+) -> usize {
     let bucket = bucket(address);
     // The word was changed before this; who is about to wait is counted before the word is looked at.
     fence(Ordering::SeqCst);
     let mut woken = 0;
-    let threads = bucket.threads.load(Ordering::SeqCst) > 0;
-    // A thread that forks has locked the bucket, and may be who is to be woken: it waits for the next
-    // lock, which is being let go here.
+    let threads = is_shared || bucket.threads.load(Ordering::SeqCst) > 0;
+    // A thread that forks has locked the bucket, and may be who is to be woken: it waits for the next lock, which is being let go here.
     let is_locked = threads && bucket.greenlets.try_lock().is_none();
     let threads_first = threads && (is_locked || bucket.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1);
     if threads_first {

@@ -6,7 +6,7 @@
 
 use libc::{c_int, c_long, c_uint, c_ulong, c_void, sigset_t, sockaddr, socklen_t};
 
-use super::{Parts, gate, originals as real, socket, table};
+use super::{Parts, file, gate, originals as real, socket, table};
 
 /// A number that was just given out.
 #[inline]
@@ -136,20 +136,27 @@ fn replaced(fd: c_int, to: c_int) {
 
 pub(super) unsafe fn fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int {
     // SAFETY: as above.
-    fcntl_by(|| unsafe { real::fcntl(fd, command, argument) }, command)
+    fcntl_by(|command| unsafe { real::fcntl(fd, command, argument) }, fd, command)
 }
 
 pub(super) unsafe fn fcntl64(fd: c_int, command: c_int, argument: c_long) -> c_int {
     // SAFETY: as above.
-    fcntl_by(|| unsafe { real::fcntl64(fd, command, argument) }, command)
+    fcntl_by(|command| unsafe { real::fcntl64(fd, command, argument) }, fd, command)
 }
 
-fn fcntl_by(real: impl FnOnce() -> c_int, command: c_int) -> c_int {
+fn fcntl_by(real: impl Fn(c_int) -> c_int, fd: c_int, command: c_int) -> c_int {
+    let call = || real(command);
+    let lock = |attempt| match gate::gate(Parts::STREAMS) {
+        Some(hub) => file::lock(hub, fd, || real(attempt)),
+        None => call(),
+    };
     match command {
-        libc::F_GETFL => table::flags_at_rest(real),
-        libc::F_SETFL => table::flags_at_rest(|| with_new_settings(real)),
-        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => opened(real()),
-        _ => real(),
+        libc::F_GETFL => table::flags_at_rest(call),
+        libc::F_SETFL => table::flags_at_rest(|| with_new_settings(call)),
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => opened(call()),
+        libc::F_SETLKW => lock(libc::F_SETLK),
+        libc::F_OFD_SETLKW => lock(libc::F_OFD_SETLK),
+        _ => call(),
     }
 }
 

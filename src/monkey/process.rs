@@ -29,7 +29,7 @@ use crate::task::{Handlers, Reason};
 use crate::threadpool::ThreadPool;
 
 /// How long to wait until the next try: from 1 ms, doubled each time, to 20 ms.
-fn pauses() -> impl Iterator<Item = Duration> {
+pub(super) fn pauses() -> impl Iterator<Item = Duration> {
     let next = |pause: &Duration| Some((*pause * 2).min(Duration::from_millis(20)));
     std::iter::successors(Some(Duration::from_millis(1)), next)
 }

@@ -85,10 +85,10 @@ fn wait(
     look: impl Fn() -> c_int,
     wanted: impl FnOnce() -> Vec<Wanted>,
 ) -> c_int {
+    hub.be_fair_foreign();
     if let Err(error) = table::answer(hub.verdict()) {
         return fail(error);
     }
-    hub.be_fair_foreign();
     let result = look();
     if result != 0 || timeout == Some(Duration::ZERO) {
         return result;

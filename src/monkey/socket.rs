@@ -51,8 +51,9 @@ impl<'a> Call<'a> {
     /// To be called once per call: `Err` if something is pending against the greenlet.
     #[inline]
     pub(super) fn begin(&self) -> Result<(), i32> {
-        table::answer(self.hub.verdict())?;
+        // First, since who is told again and again that it is killed may try again and again.
         self.hub.be_fair_foreign();
+        table::answer(self.hub.verdict())?;
         Ok(())
     }
 
@@ -119,8 +120,30 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Tries to move `len` bytes, one part after the other, until all are through, as a blocking call does.
-    /// `attempt` is given how many are.
+    /// Looks until all of `len` bytes are there, or the end.
+    fn run_look(&mut self, len: usize, mut attempt: impl FnMut() -> Tried) -> ssize_t {
+        if let Err(error) = self.begin() {
+            return fail(error);
+        }
+        loop {
+            let seen = match attempt() {
+                Tried::Done(seen) if seen > 0 && (seen as usize) < len => Some(seen),
+                Tried::Done(result) => return result,
+                Tried::Blocks => None,
+            };
+            // SAFETY: takes no pointers of the caller's.
+            let is_end = || unsafe { is_ready(self.fd, libc::POLLRDHUP) };
+            if let Some(seen) = seen.filter(|_| is_end()) {
+                return seen;
+            }
+            self.entry.exhausted(self.hub, self.direction);
+            if let Err(error) = self.wait() {
+                return seen.unwrap_or_else(|| fail(error));
+            }
+        }
+    }
+
+    /// Tries to move `len` bytes, one part after the other, until all are through, as a blocking call does. `attempt` is given how many are.
     #[inline]
     fn run_all(&mut self, len: usize, mut attempt: impl FnMut(usize) -> Tried) -> ssize_t {
         if let Err(error) = self.begin() {
@@ -177,13 +200,18 @@ fn may_wait(flags: c_int) -> bool {
 pub(super) unsafe fn recv(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
     // SAFETY: the caller's arguments, here and below.
     unsafe {
-        let (entry, kind) = socket_or_real!(fd, may_wait(flags) && len > 0, real::recv(fd, buf, len, flags));
+        let (entry, kind) = socket_or_real!(fd, may_wait(flags), real::recv(fd, buf, len, flags));
         let mut call = Call::new(hub, fd, entry, Direction::Read, "recv on fd");
         if flags & libc::MSG_WAITALL != 0 && kind != Kind::Datagram && flags & libc::MSG_PEEK == 0 {
             let flags = flags & !libc::MSG_WAITALL | libc::MSG_DONTWAIT;
             return call.run_all(len, |done| tried(real::recv(fd, buf.byte_add(done), len - done, flags)));
         }
         let attempt = || tried(real::recv(fd, buf, len, flags | libc::MSG_DONTWAIT));
+        const LOOK_AT_ALL: c_int = libc::MSG_PEEK | libc::MSG_WAITALL;
+        // Of the kernel's sockets, those of TCP alone wait for that.
+        if flags & (LOOK_AT_ALL | libc::MSG_OOB | libc::MSG_ERRQUEUE) == LOOK_AT_ALL && kind == Kind::Tcp {
+            return call.run_look(len, attempt);
+        }
         // A look takes nothing away; and urgent data, or a queue of errors, is apart.
         if flags & (libc::MSG_PEEK | libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
             return call.run(attempt);
@@ -206,10 +234,19 @@ pub(super) unsafe fn recvfrom(
         if address.is_null() {
             return recv(hub, fd, buf, len, flags);
         }
-        let (entry, _) =
+        let (entry, kind) =
             socket_or_real!(fd, may_wait(flags), real::recvfrom(fd, buf, len, flags, address, address_len));
-        Call::new(hub, fd, entry, Direction::Read, "recvfrom on fd")
-            .run(|| tried(real::recvfrom(fd, buf, len, flags | libc::MSG_DONTWAIT, address, address_len)))
+        let mut call = Call::new(hub, fd, entry, Direction::Read, "recvfrom on fd");
+        let first =
+            |flags| tried(real::recvfrom(fd, buf, len, flags | libc::MSG_DONTWAIT, address, address_len));
+        if flags & libc::MSG_WAITALL != 0 && kind != Kind::Datagram && flags & libc::MSG_PEEK == 0 {
+            let flags = flags & !libc::MSG_WAITALL;
+            return call.run_all(len, |done| match done {
+                0 => first(flags),
+                _ => tried(real::recv(fd, buf.byte_add(done), len - done, flags | libc::MSG_DONTWAIT)),
+            });
+        }
+        call.run(|| first(flags))
     }
 }
 
@@ -307,10 +344,16 @@ pub(super) unsafe fn sendto(
         if address.is_null() {
             return send(hub, fd, buf, len, flags);
         }
-        let (entry, _) =
+        let (entry, kind) =
             socket_or_real!(fd, may_wait(flags), real::sendto(fd, buf, len, flags, address, address_len));
-        Call::new(hub, fd, entry, Direction::Write, "sendto on fd")
-            .run(|| tried(real::sendto(fd, buf, len, flags | libc::MSG_DONTWAIT, address, address_len)))
+        let mut call = Call::new(hub, fd, entry, Direction::Write, "sendto on fd");
+        let flags = flags | libc::MSG_DONTWAIT;
+        let attempt =
+            |done| tried(real::sendto(fd, buf.byte_add(done), len - done, flags, address, address_len));
+        match kind {
+            Kind::Datagram => call.run(|| attempt(0)),
+            _ => call.run_all(len, attempt),
+        }
     }
 }
 
@@ -465,6 +508,12 @@ unsafe fn known_readv(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) -> 
             Kind::Other => {
                 Call::new(hub, fd, entry, Direction::Read, "readv of fd").run(|| read_now(fd, iov, count))
             }
+            Kind::File => super::file::on_a_thread(
+                hub,
+                "read of file",
+                move |pointers| real::readv(fd, pointers.0.cast(), count),
+                iov.cast(),
+            ),
             _ => real::readv(fd, iov, count),
         }
     }
@@ -521,6 +570,12 @@ unsafe fn known_writev(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int) ->
                     write_now(fd, iov, count as c_int)
                 })
             }
+            Kind::File => super::file::on_a_thread(
+                hub,
+                "write of file",
+                move |pointers| real::writev(fd, pointers.0.cast(), count),
+                iov.cast(),
+            ),
             _ => real::writev(fd, iov, count),
         }
     }
@@ -640,7 +695,8 @@ pub(super) unsafe fn connect(hub: &Hub, fd: c_int, address: *const sockaddr, len
             let result = without_blocking(entry, fd, || real::connect(fd, address, len));
             match (result, errno()) {
                 (0, _) => return 0,
-                (_, libc::EINPROGRESS) => break,
+                // Or one goes on that was begun before: its time was over, or its greenlet killed.
+                (_, libc::EINPROGRESS | libc::EALREADY) => break,
                 // The queue of a Unix socket is full, of which no event tells when it has room.
                 (_, libc::EAGAIN) if kind == Kind::Stream => {
                     let limit = entry.deadline(hub, fd, Direction::Write);

@@ -20,7 +20,7 @@ use libc::{
     siginfo_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
 };
 
-use super::{Parts, fortified, gate, name, note, process, ready, signal, socket, thread, time};
+use super::{Parts, file, fortified, gate, name, note, process, ready, signal, socket, thread, time};
 use crate::sys;
 
 /// A function of libc's, looked up when it is first called.
@@ -187,6 +187,18 @@ interpose! {
         STREAMS fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t = socket::sendfile;
         STREAMS fn sendfile64(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t = socket::sendfile;
         STREAMS fn splice(from: c_int, from_offset: *mut i64, to: c_int, to_offset: *mut i64, len: size_t, flags: c_uint) -> ssize_t = socket::splice;
+
+        FILES fn pread(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t = file::pread;
+        FILES fn pread64(fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t = file::pread;
+        FILES fn pwrite(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t = file::pwrite;
+        FILES fn pwrite64(fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t = file::pwrite;
+        FILES fn preadv(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t = file::preadv;
+        FILES fn preadv64(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t = file::preadv;
+        FILES fn pwritev(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t = file::pwritev;
+        FILES fn pwritev64(fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t = file::pwritev;
+        STREAMS fn flock(fd: c_int, operation: c_int) -> c_int = file::flock;
+        STREAMS fn lockf(fd: c_int, command: c_int, len: off_t) -> c_int = file::lockf;
+        STREAMS fn lockf64(fd: c_int, command: c_int, len: off_t) -> c_int = file::lockf;
 
         READY fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int = ready::poll;
         READY fn ppoll(fds: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int = ready::ppoll;

@@ -2,4 +2,4 @@
 //! there the check has a module of its own, by which it sees each access (`tests/protocols`).
 
 pub(crate) use std::cell::{Cell, UnsafeCell};
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
