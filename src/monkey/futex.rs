@@ -5,11 +5,13 @@
 //! value is looked at under the lock of the table, under which who wakes looks for waiters after having
 //! changed the word: so no wake is lost.
 //!
-//! A kill does not end such a wait for good: std's locks wait again until they have what they want, and cannot be told. The wait returns
-//! once, for those who look at something else, too; from then on the greenlet really waits, and the kill stays pending.
+//! A kill does not end such a wait for good: std's locks wait again until they have what they want, and cannot be
+//! told. The wait returns once, for those who look at something else, too; from then on the greenlet really
+//! waits, and the kill stays pending.
 //!
-//! A futex that is not private may be in memory that another process has, too. So a wake asks the kernel in any case; and a greenlet that waits looks again
-//! after a moment, and after some of those returns for nothing, as the kernel may: it is the caller who knows whether it was meant.
+//! A futex that is not private may be in memory that another process has, too. So a wake asks the kernel in any case;
+//! and a greenlet that waits looks again after a moment, and after some of those returns for nothing, as the kernel
+//! may: it is the caller who knows whether it was meant.
 
 use std::sync::atomic::{AtomicI32, Ordering, fence};
 use std::time::Duration;
@@ -161,7 +163,8 @@ fn wake_here(
     fence(Ordering::SeqCst);
     let mut woken = 0;
     let threads = is_shared || bucket.threads.load(Ordering::SeqCst) > 0;
-    // A thread that forks has locked the bucket, and may be who is to be woken: it waits for the next lock, which is being let go here.
+    // A thread that forks has locked the bucket, and may be who is to be woken: it waits for the next
+    // lock, which is being let go here.
     let is_locked = threads && bucket.greenlets.try_lock().is_none();
     let threads_first = threads && (is_locked || bucket.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1);
     if threads_first {

@@ -117,8 +117,8 @@ impl Parts {
     pub const TIME: Parts = Parts(1);
     /// `connect`, `accept`, `recv`, `send` and their relatives.
     pub const SOCKETS: Parts = Parts(1 << 1);
-    /// `read`, `write` and their relatives, on sockets, pipes, terminals and whatever else can be waited for, apart from standard input, output and error;
-    /// and the locks of files.
+    /// `read`, `write` and their relatives, on sockets, pipes, terminals and whatever else can be waited for, apart
+    /// from standard input, output and error; and the locks of files.
     pub const STREAMS: Parts = Parts(1 << 2);
     /// `poll`, `select`, `epoll_wait` and their relatives.
     pub const READY: Parts = Parts(1 << 3);
@@ -132,7 +132,8 @@ impl Parts {
     pub const LOCKS: Parts = Parts(1 << 6);
     /// What signal handlers call is left alone. Part of everything.
     const SIGNALS: Parts = Parts(1 << 7);
-    /// `read`, `write` and their relatives on regular files, on a thread of the [pool](crate::threadpool). Not in [`Parts::ALL`].
+    /// `read`, `write` and their relatives on regular files, on a thread of the
+    /// [pool](crate::threadpool). Not in [`Parts::ALL`].
     pub const FILES: Parts = Parts(1 << 8);
     /// All but [`Parts::FILES`].
     pub const ALL: Parts = Parts((1 << 8) - 1);

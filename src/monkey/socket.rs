@@ -143,7 +143,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Tries to move `len` bytes, one part after the other, until all are through, as a blocking call does. `attempt` is given how many are.
+    /// Tries to move `len` bytes, one part after the other, until all are through, as a blocking call does.
+    /// `attempt` is given how many are.
     #[inline]
     fn run_all(&mut self, len: usize, mut attempt: impl FnMut(usize) -> Tried) -> ssize_t {
         if let Err(error) = self.begin() {
