@@ -285,10 +285,10 @@ impl Builder {
 /// Dropping it detaches the greenlet, which goes on. With a result that is `Send`, it may be moved to another thread, and
 /// joined or killed from there; the greenlet stays where it is.
 ///
-/// **At the end of its thread** (for the main thread: when `main` returns) a greenlet that has not ended is killed: it unwinds with
-/// [`GreenletExit`], its destructors run, and waiting in them fails. One that catches the exit and waits again, more often than is
-/// reasonable, is left as it is. If the
-/// process ends from within a greenlet (`std::process::exit`) or aborts, nothing is unwound; `exit` on the main stack may unwind or not.
+/// **At the end of its thread** (for the main thread: when `main` returns) a greenlet that has not ended is killed: it
+/// unwinds with [`GreenletExit`], its destructors run, and waiting in them fails. One that catches the exit and waits
+/// again, more often than is reasonable, is left as it is. If the process ends from within a greenlet
+/// (`std::process::exit`) or aborts, nothing is unwound; `exit` on the main stack may unwind or not.
 ///
 /// With a result that is not `Send`, the handle stays on its thread, too:
 ///
@@ -309,14 +309,15 @@ pub struct Greenlet<T> {
     result: NonNull<ResultPart<T>>,
 }
 
-// SAFETY: the only things of type T or F within reach are the result, which is Send and taken by one thread only (see ResultPart),
-// and the closure, which only the greenlet's own thread touches.
+// SAFETY: the only things of type T or F within reach are the result, which is Send and taken by one thread only (see
+// ResultPart), and the closure, which only the greenlet's own thread touches.
 unsafe impl<T: Send> Send for Greenlet<T> {}
 // SAFETY: a shared Greenlet gives shared access to the result, and links may copy it on one thread for another.
 unsafe impl<T: Send + Sync> Sync for Greenlet<T> {}
 
 impl<T: 'static> Greenlet<T> {
-    /// A greenlet that does not run before it is [started](Self::start). Killed before that, or if its last handle is dropped, it never does.
+    /// A greenlet that does not run before it is [started](Self::start). Killed before that, or if its last
+    /// handle is dropped, it never does.
     ///
     /// Does not switch.
     ///
@@ -341,8 +342,9 @@ impl<T: 'static> Greenlet<T> {
 
     /// Has `look` called with the result.
     fn look_at_result(&self, look: Look<T>) {
-        // SAFETY: the part is alive as long as `handle`, and this is a borrow of the one handle. If this is not the greenlet's thread, then T is Send, as
-        // is what the links have `look` made of: a copy of T and an Arc of where it is put.
+        // SAFETY: the part is alive as long as `handle`, and this is a borrow of the one handle. If this is
+        // not the greenlet's thread, then T is Send, as is what the links have `look` made of: a copy of T
+        // and an Arc of where it is put.
         unsafe { self.result.as_ref().link(look) }
     }
 }
@@ -352,8 +354,9 @@ impl<T> Greenlet<T> {
     ///
     /// # Errors
     ///
-    /// What the greenlet panicked with, as for `std::thread::JoinHandle`; [`GreenletExit`] if it was killed. In a destructor that runs
-    /// while its own greenlet unwinds, where nothing can wait: a text that says so, if the result is not there yet.
+    /// What the greenlet panicked with, as for `std::thread::JoinHandle`; [`GreenletExit`] if it was killed.
+    /// In a destructor that runs while its own greenlet unwinds, where nothing can wait: a text that says so,
+    /// if the result is not there yet.
     ///
     /// # Panics
     ///
@@ -368,7 +371,8 @@ impl<T> Greenlet<T> {
         unsafe { self.into_result() }
     }
 
-    /// Waits for the end as one who has the only way to reach the greenlet: `self` was given up to us. `false`: it unwinds, and cannot.
+    /// Waits for the end as one who has the only way to reach the greenlet: `self` was given up to us.
+    /// `false`: it unwinds, and cannot.
     #[inline(never)]
     pub(crate) fn wait_privately(&self) -> bool {
         let task = self.handle.task();
@@ -421,13 +425,14 @@ impl<T> Greenlet<T> {
         self.handle.task().shared().ended.is_set()
     }
 
-    /// Starts a greenlet that was made [unstarted](Self::new). Does nothing if it is started, or has a time to start at. Does not switch.
+    /// Starts a greenlet that was made [unstarted](Self::new). Does nothing if it is started, or has a
+    /// time to start at. Does not switch.
     pub fn start(&self) {
         self.handle.task().start();
     }
 
-    /// Has a greenlet that was made [unstarted](Self::new) start after `delay`. Does nothing if it is started, or has a time to start at. Does not
-    /// switch.
+    /// Has a greenlet that was made [unstarted](Self::new) start after `delay`. Does nothing if it is started, or has a
+    /// time to start at. Does not switch.
     pub fn start_later(&self, delay: Duration) {
         let (task, hub) = (self.handle.task(), hub());
         let deadline = hub.deadline(delay);
@@ -459,9 +464,9 @@ impl<T> Greenlet<T> {
 
     /// Kills the greenlet and waits until it has ended. May switch.
     ///
-    /// The suspension point that it waits in, or else the next one that it comes to, unwinds with [`GreenletExit`]: its destructors
-    /// run. Before its first run, it never runs. It may catch the exit and live on; then this waits all the same. Killed twice, or
-    /// when it has ended, nothing more happens. A greenlet that kills itself unwinds at once.
+    /// The suspension point that it waits in, or else the next one that it comes to, unwinds with [`GreenletExit`]: its
+    /// destructors run. Before its first run, it never runs. It may catch the exit and live on; then this waits all the
+    /// same. Killed twice, or when it has ended, nothing more happens. A greenlet that kills itself unwinds at once.
     ///
     /// In a destructor that runs while its greenlet unwinds, this does not wait.
     ///
@@ -481,7 +486,8 @@ impl<T> Greenlet<T> {
         kill_nowait(self.handle.task());
     }
 
-    /// As [`kill`](Self::kill), but waits no longer than `duration`; whether it has ended. The exit is delivered all the same. May switch.
+    /// As [`kill`](Self::kill), but waits no longer than `duration`; whether it has ended. The exit is
+    /// delivered all the same. May switch.
     ///
     /// # Panics
     ///
@@ -528,8 +534,8 @@ impl<T> Greenlet<T> {
         self.handle.task().shared().name.as_deref()
     }
 
-    /// The most bytes of stack that the greenlet has used so far, if [`Builder::measure_stack`] was asked for. Up to 2 KiB more than it
-    /// really was: the offset that keeps stacks from falling into the same cache sets is counted.
+    /// The most bytes of stack that the greenlet has used so far, if [`Builder::measure_stack`] was asked for. Up to 2
+    /// KiB more than it really was: the offset that keeps stacks from falling into the same cache sets is counted.
     ///
     /// `None` on another thread than the greenlet's own.
     pub fn stack_used(&self) -> Option<usize> {
@@ -723,10 +729,11 @@ fn park_until(deadline: Nanos) {
     }
 }
 
-/// Waits until all of them have ended. Their results stay where they are: [`Greenlet::value`] and [`Greenlet::join`] give them. May switch.
+/// Waits until all of them have ended. Their results stay where they are: [`Greenlet::value`] and
+/// [`Greenlet::join`] give them. May switch.
 ///
-/// Greenlets with results of different types go into one list as [handles](Greenlet::handle). [`wait`](crate::wait) also tells which end first, or waits for
-/// some of them; [`joinall_raise`] gives the values.
+/// Greenlets with results of different types go into one list as [handles](Greenlet::handle). [`wait`](crate::wait)
+/// also tells which end first, or waits for some of them; [`joinall_raise`] gives the values.
 ///
 /// # Panics
 ///
@@ -762,15 +769,16 @@ fn joinall_until(greenlets: impl IntoIterator<Item: AnyGreenlet>, deadline: Nano
         .fold(true, |all, greenlet| all & (wait_for(greenlet.as_task(), deadline) == Some(Wake::Notified)))
 }
 
-/// Waits until all of them have returned, and gives their values, in the order of the list. The first that fails ends the wait, whichever place it has. May
-/// switch.
+/// Waits until all of them have returned, and gives their values, in the order of the list. The first that fails ends
+/// the wait, whichever place it has. May switch.
 ///
 /// Those that have not ended then go on by themselves, like all whose handle is dropped.
 ///
 /// # Panics
 ///
-/// With what the first failing greenlet has panicked with; also with the [`GreenletExit`] of one that was killed. As [`Greenlet::join`], where nothing can go on. In a
-/// destructor that runs while its greenlet unwinds, if it would have to wait.
+/// With what the first failing greenlet has panicked with; also with the [`GreenletExit`] of one that was
+/// killed. As [`Greenlet::join`], where nothing can go on. In a destructor that runs while its greenlet
+/// unwinds, if it would have to wait.
 ///
 /// ```
 /// use switchgrass::{joinall_raise, spawn};

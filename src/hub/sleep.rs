@@ -17,15 +17,16 @@ const QUIET: Duration = Duration::from_millis(10);
 const STACKS_SWEPT_IDLE: usize = 1024;
 /// A busy hub sweeps so many per turn: less than one part in a hundred of its time.
 const STACKS_SWEPT_BUSY: usize = 8;
-/// A hub that only another thread could wake looks whether there is another thread: when nothing has come for a moment, for a look costs as much as
-/// some messages …
+/// A hub that only another thread could wake looks whether there is another thread: when nothing has come for a moment,
+/// for a look costs as much as some messages …
 const MOMENT: Duration = Duration::from_millis(1);
 /// … and then so often.
 const LONELY_CHECK: Duration = Duration::from_secs(1);
 
-/// A hub looks out for mail before it sleeps, for about as long as it costs to sleep and to be woken. It does not look all the time: two hubs that talk
-/// would do so word by word, and their caches with them. Meanwhile the other one fills a channel, say, which is then emptied at one go. (Two hubs with
-/// a channel of 128: 2 million messages a second without that, 20 with it; 1.5 if it looks for 10 µs, here, where a sleep costs more.)
+/// A hub looks out for mail before it sleeps, for about as long as it costs to sleep and to be woken. It does not look
+/// all the time: two hubs that talk would do so word by word, and their caches with them. Meanwhile the other one fills
+/// a channel, say, which is then emptied at one go. (Two hubs with a channel of 128: 2 million messages a second
+/// without that, 20 with it; 1.5 if it looks for 10 µs, here, where a sleep costs more.)
 const LOOKS: u32 = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_micros(2);
 /// For so many sleeps, at most, it does not, after that was in vain.
@@ -125,8 +126,9 @@ impl Hub {
         Ok(())
     }
 
-    /// Looks out for mail a little before the hub sleeps, if it was mail that ended the last sleep: to sleep and be woken costs both sides more than that.
-    /// After it was in vain, not for some sleeps; after the next time, for twice as many.
+    /// Looks out for mail a little before the hub sleeps, if it was mail that ended the last sleep: to
+    /// sleep and be woken costs both sides more than that. After it was in vain, not for some sleeps; after
+    /// the next time, for twice as many.
     fn mail_comes_soon(&self) -> bool {
         let mut vigil = self.vigil.get();
         if !vigil.woken_by_mail || !*HAS_CORES {
