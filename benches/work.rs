@@ -22,6 +22,7 @@ mod servers;
 
 const HELP: &str = "\
 usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
+Prints the value, and what the process has needed: its peak memory in KiB, and how many page faults.
 
   floor --n 10000000                            ns per resume + suspend of corosensei itself
   switch --mode raw   --n 10000000              ns per switch of two coroutines
@@ -134,7 +135,10 @@ fn main() {
     };
     match outcome {
         Ok((value, unit, more)) => {
-            let more: String = more.iter().map(|(key, value)| format!(", \"{key}\": {value}")).collect();
+            let usage = usage();
+            let memory = [("peak_kib", usage.ru_maxrss as f64), ("faults", usage.ru_minflt as f64)];
+            let more: String =
+                more.iter().chain(&memory).map(|(key, value)| format!(", \"{key}\": {value}")).collect();
             println!("{{\"work\": \"{work}\", \"value\": {value}, \"unit\": \"{unit}\"{more}}}");
         }
         Err(why) => println!("{{\"work\": \"{work}\", \"value\": null, \"error\": {why:?}}}"),
@@ -366,11 +370,6 @@ fn cpu_ms() -> f64 {
     ms(usage.ru_utime) + ms(usage.ru_stime)
 }
 
-/// KiB of memory that this process has held at most.
-pub(crate) fn peak_kib() -> f64 {
-    usage().ru_maxrss as f64
-}
-
 fn timers(keys: &Keys) -> Outcome {
     let (n, max_ms) = (keys.number("n", 100_000), keys.number("max-ms", 1000));
     let mut state = 42;
@@ -392,7 +391,8 @@ fn timers(keys: &Keys) -> Outcome {
     let beyond = start.elapsed().saturating_sub(longest).as_secs_f64() * 1000.0;
     let cpu = cpu_ms() - cpu;
     check("sleeps that were long enough", slept as u64, n)?;
-    Ok(((beyond * 1000.0).round() / 1000.0, "ms", vec![("cpu_ms", cpu.round())]))
+    let each = (cpu * 1e6 / n as f64).round();
+    Ok(((beyond * 1000.0).round() / 1000.0, "ms", vec![("cpu_ms", cpu.round()), ("cpu_ns_each", each)]))
 }
 
 fn timeouts(keys: &Keys) -> Outcome {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use switchgrass::channel::{Receiver, Sender, bounded};
 use switchgrass::{Greenlet, hubs, spawn};
 
-use crate::{Keys, Outcome, check, peak_kib, per, several_hubs};
+use crate::{Keys, Outcome, check, per, several_hubs};
 
 /// Two greenlets over two channels of capacity 1.
 pub(crate) fn ping_pong(keys: &Keys) -> Outcome {
@@ -100,11 +100,7 @@ pub(crate) fn skynet(keys: &Keys) -> Outcome {
     let elapsed = start.elapsed();
     check("sum", sum.map_err(|error| error.to_string())?, leaves * (leaves - 1) / 2)?;
     let greenlets = (leaves * CHILDREN - 1) / (CHILDREN - 1);
-    Ok((
-        per(elapsed, greenlets),
-        "ns/greenlet",
-        vec![("greenlets", greenlets as f64), ("peak_kib", peak_kib())],
-    ))
+    Ok((per(elapsed, greenlets), "ns/greenlet", vec![("greenlets", greenlets as f64)]))
 }
 
 /// Spawns the greenlet of a subtree.
