@@ -68,9 +68,9 @@ pub(crate) struct Load {
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Outcome {
-    /// From being pushed until being started, of each; sorted.
+    /// From the event until the start, of each; sorted.
     pub(crate) delays: Vec<Nanos>,
-    /// The same if there were one queue, and to take from it and to wake up took no time.
+    /// The same if there were one queue, and nothing took time but to spawn, to run and to end a task.
     pub(crate) ideal: Vec<Nanos>,
     pub(crate) wakes: u64,
     /// Of these, those who found nothing.
@@ -92,7 +92,8 @@ pub(crate) struct Outcome {
 
 #[derive(Clone, Copy, Debug)]
 struct Task {
-    pushed: Nanos,
+    /// When the event came that it is spawned for.
+    since: Nanos,
     service: Nanos,
 }
 
@@ -129,8 +130,8 @@ struct Round {
 struct Hub {
     doing: Doing,
     queue: VecDeque<Task>,
-    /// The tasks that it has been told to spawn, as how long each takes.
-    orders: VecDeque<Nanos>,
+    /// What it is to spawn.
+    orders: VecDeque<Task>,
     /// It was chosen, and has not seen it yet.
     has_mail: bool,
     /// While it sleeps: it is on its way. While it searches: that is what it was woken for.
@@ -159,7 +160,7 @@ struct World<'a> {
     now: Nanos,
     /// What the thread outside does, and the tasks that it is to spawn.
     outside: Doing,
-    outside_orders: VecDeque<Nanos>,
+    outside_orders: VecDeque<Task>,
     /// How many tasks are to come.
     tasks_left: usize,
     /// Tasks that are not started.
@@ -170,8 +171,8 @@ struct World<'a> {
     looking: usize,
     unattended_since: Option<Nanos>,
     stalled_since: Option<Nanos>,
-    /// Of each task, when it was pushed, and what it takes.
-    work: Vec<(Nanos, Nanos)>,
+    /// Each task, and when it could be pushed.
+    work: Vec<(Nanos, Task)>,
     outcome: Outcome,
 }
 
@@ -247,7 +248,7 @@ impl World<'_> {
     fn finish(mut self) -> Outcome {
         assert_eq!(self.outcome.delays.len(), self.load.tasks, "a task was never started: a wake was lost");
         self.outcome.delays.sort_unstable();
-        self.outcome.ideal = ideal(self.load.hubs, &mut self.work);
+        self.outcome.ideal = ideal(self.load.hubs, self.costs.run, &mut self.work);
         self.outcome.ended_at = self.now;
         self.outcome
     }
@@ -278,8 +279,11 @@ impl World<'_> {
         let burst = self.load.burst.min(self.tasks_left);
         self.tasks_left -= burst;
         let who = self.load_random.below(self.load.hubs);
-        let orders: Vec<_> =
-            (0..burst).map(|_| self.load_random.exponential(self.load.service as f64)).collect();
+        let since = self.now;
+        let order = |_| Task { since, service: self.load_random.exponential(self.load.service as f64) };
+        let orders: Vec<_> = (0..burst).map(order).collect();
+        let pushed = (1..).map(|nth| since + nth * self.costs.spawn);
+        self.work.extend(pushed.zip(orders.iter().copied()));
         if self.load.from_outside {
             self.outside_orders.extend(orders);
             if matches!(self.outside, Doing::Asleep) {
@@ -303,8 +307,8 @@ impl World<'_> {
 
     fn outside_spawns(&mut self) {
         if let Doing::Spawns = self.outside {
-            let service = self.outside_orders.pop_front().expect("it has something to do");
-            let task = self.new_task(service);
+            let task = self.outside_orders.pop_front().expect("it has something to do");
+            self.is_pushed();
             self.injector.push_back(task);
             self.changes[self.load.hubs] += 1;
             self.outside = Doing::HasPushed;
@@ -319,12 +323,10 @@ impl World<'_> {
         }
     }
 
-    /// One that is about to be pushed, by somebody who then looks at the counts.
-    fn new_task(&mut self, service: Nanos) -> Task {
+    /// There is one more, and who has pushed it is about to look at the counts.
+    fn is_pushed(&mut self) {
         self.queued += 1;
         self.looking += 1;
-        self.work.push((self.now, service + self.costs.run));
-        Task { pushed: self.now, service }
     }
 
     /// Asks the protocol whom to wake, and does it. What that costs the caller.
@@ -482,8 +484,8 @@ impl World<'_> {
     }
 
     fn spawns(&mut self, who: usize) {
-        let service = self.hubs[who].orders.pop_front().expect("it has something to do");
-        let task = self.new_task(service);
+        let task = self.hubs[who].orders.pop_front().expect("it has something to do");
+        self.is_pushed();
         self.hubs[who].queue.push_back(task);
         self.changes[who] += 1;
         self.hubs[who].doing = Doing::HasPushed;
@@ -533,7 +535,7 @@ impl World<'_> {
     /// In so much time it starts the task.
     fn starts(&mut self, who: usize, cost: Nanos, task: Task) {
         self.queued -= 1;
-        self.outcome.delays.push(self.now + cost - task.pushed);
+        self.outcome.delays.push(self.now + cost - task.since);
         self.hubs[who].doing = Doing::GoesOn;
         let run = self.about(self.costs.run);
         self.after(cost + run + task.service, who);
@@ -595,16 +597,16 @@ enum Look {
     Nothing,
 }
 
-/// The delays if whoever is free takes the oldest, at once. `work`: when each came, and what it takes.
-fn ideal(hubs: usize, work: &mut [(Nanos, Nanos)]) -> Vec<Nanos> {
+/// The delays if whoever is free takes the oldest, at once. `work`: the tasks, and when each is in the queue.
+fn ideal(hubs: usize, run: Nanos, work: &mut [(Nanos, Task)]) -> Vec<Nanos> {
     work.sort_by_key(|&(pushed, _)| pushed);
     let mut free_at: BinaryHeap<_> = (0..hubs).map(|_| Reverse(0)).collect();
     let mut delays = Vec::with_capacity(work.len());
-    for &mut (pushed, takes) in work {
+    for &mut (pushed, task) in work {
         let Reverse(free) = free_at.pop().expect("there are hubs");
         let starts = pushed.max(free);
-        delays.push(starts - pushed);
-        free_at.push(Reverse(starts + takes));
+        delays.push(starts - task.since);
+        free_at.push(Reverse(starts + run + task.service));
     }
     delays.sort_unstable();
     delays
