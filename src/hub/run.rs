@@ -155,6 +155,9 @@ impl Hub {
         match message {
             // To read it is to be awake.
             Message::Work => {}
+            Message::Land(task) => {
+                self.land(task);
+            }
             Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
             Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
             Message::Unpark(task) => on(&task, Task::unpark),

@@ -86,6 +86,22 @@ impl Team {
         Ok(())
     }
 
+    /// Gives a task to one member, which alone will run it.
+    ///
+    /// Whoever calls this keeps the members from ending meanwhile: so it is read before the message that ends them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Team::inject`].
+    pub(crate) fn send_to(&self, index: usize, task: Afloat) -> Result<(), Afloat> {
+        if self.process != fork::generation() {
+            return Err(task);
+        }
+        let &(home, hub) = self.members[index].hub.wait();
+        home.post(hub, Message::Land(task));
+        Ok(())
+    }
+
     /// How many unstarted tasks there are, about.
     pub(crate) fn queued(&self) -> usize {
         self.injector.len() + self.members.iter().map(|seat| seat.stealer.len()).sum::<usize>()
