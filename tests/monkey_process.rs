@@ -1,7 +1,6 @@
 //! Unmodified blocking code on greenlets: what takes a process of its own.
 //!
-//! Each case runs in this executable again, with the name of the case in the environment: on its *main* thread, without a test harness. It fails by a
-//! panic, or by a child that does.
+//! Each case has the main thread of a process of its own (see `cases`). It fails by a panic, or by a child that does.
 
 #![expect(
     clippy::disallowed_methods,
@@ -10,20 +9,23 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode, Stdio};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use switchgrass::monkey::{self, Parts};
-use switchgrass::{Greenlet, joinall, joinall_timeout, spawn};
+use switchgrass::{Greenlet, joinall, joinall_timeout, spawn, threadpool};
+
+mod cases;
 
 macro_rules! cases {
     ($($name:ident;)*) => {
@@ -34,6 +36,10 @@ macro_rules! cases {
 const CASES: &[(&str, fn())] = cases! {
     before_it_is_patched_nothing_changes;
     a_part_alone_can_be_patched_and_more_later;
+    patching_makes_no_hub_and_a_second_time_changes_nothing;
+    a_thread_without_a_hub_may_patch_for_one_that_has_one;
+    what_was_locked_and_started_before_works_on;
+    what_finds_data_asks_the_kernel_for_nothing_else;
     files_are_read_on_other_threads_if_that_is_patched;
     a_kill_during_a_read_of_a_file_waits_for_its_end;
     a_child_of_a_process_without_a_hub_can_block;
@@ -41,6 +47,8 @@ const CASES: &[(&str, fn())] = cases! {
     a_child_that_a_greenlet_has_forked_can_block;
     forks_amid_threads_that_lock_and_accept_do_not_hang;
     forks_amid_contended_locks_do_not_hang;
+    a_child_runs_commands_and_looks_up_names_on_threads_of_its_own;
+    processes_that_share_a_futex_wake_each_other;
     commands_get_descriptors_that_block;
     standard_input_and_output_block_the_thread;
     calls_in_the_panic_hook_block_the_thread;
@@ -55,6 +63,11 @@ const CASES: &[(&str, fn())] = cases! {
     two_greenlets_of_one_thread_cannot_meet_at_a_channel_of_std;
     main_that_blocks_for_good_in_a_call_of_libcs_says_so;
 };
+
+fn main() -> ExitCode {
+    // A limit for what hangs, not for what a busy machine makes slow.
+    cases::main(CASES, 1, 240)
+}
 
 fn patched() {
     // SAFETY: nothing here keeps anything per thread over a call that blocks.
@@ -106,25 +119,189 @@ fn a_part_alone_can_be_patched_and_more_later() {
     writes.join().unwrap();
 }
 
+fn patching_makes_no_hub_and_a_second_time_changes_nothing() {
+    patched();
+    let report = monkey::report().to_string();
+    patched();
+    thread::sleep(Duration::from_millis(1));
+    assert!(switchgrass::stats::all().is_empty());
+    assert_eq!(monkey::report().to_string(), report);
+}
+
+fn a_thread_without_a_hub_may_patch_for_one_that_has_one() {
+    let other = other();
+    thread::spawn(patched).join().unwrap();
+    assert!(!other.is_ready());
+    thread::sleep(Duration::from_millis(1));
+    assert!(other.is_ready());
+}
+
+fn what_was_locked_and_started_before_works_on() {
+    static MUTEX: Mutex<usize> = Mutex::new(0);
+    /// The next one to say which thread it is.
+    fn number() -> i32 {
+        // SAFETY: takes nothing.
+        unsafe { libc::gettid() }
+    }
+    let (says, hears) = mpsc::channel();
+    let held = MUTEX.lock().unwrap();
+    let says_too = says.clone();
+    let locks = thread::spawn(move || {
+        says_too.send(number()).unwrap();
+        *MUTEX.lock().unwrap() += 1;
+    });
+    let parks = thread::spawn(move || {
+        says.send(number()).unwrap();
+        thread::park();
+    });
+    // Until both wait in the kernel for a futex.
+    for number in [hears.recv().unwrap(), hears.recv().unwrap()] {
+        let call = format!("/proc/self/task/{number}/syscall");
+        let waits = format!("{} ", libc::SYS_futex);
+        while !std::fs::read_to_string(&call).unwrap().starts_with(&waits) {
+            thread::yield_now();
+        }
+    }
+    // SAFETY: initialised before it is used, and never moved.
+    let recursive: *mut libc::pthread_mutex_t = unsafe {
+        let mut attributes = std::mem::zeroed();
+        let mutex = Box::leak(Box::new(libc::PTHREAD_MUTEX_INITIALIZER));
+        libc::pthread_mutexattr_init(&mut attributes);
+        libc::pthread_mutexattr_settype(&mut attributes, libc::PTHREAD_MUTEX_RECURSIVE);
+        assert_eq!(libc::pthread_mutex_init(mutex, &attributes), 0);
+        assert_eq!(libc::pthread_mutex_lock(mutex), 0);
+        mutex
+    };
+    patched();
+    let greenlet = spawn(move || {
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::pthread_mutex_lock(recursive) }, 0);
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::pthread_mutex_unlock(recursive) }, 0);
+        *MUTEX.lock().unwrap() += 1;
+    });
+    thread::sleep(Duration::from_millis(1));
+    assert!(!greenlet.is_ready(), "main has what it wants");
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::pthread_mutex_unlock(recursive) }, 0);
+    thread::sleep(Duration::from_millis(1));
+    assert!(!greenlet.is_ready(), "and the other one, too");
+    drop(held);
+    greenlet.join().unwrap();
+    let other = other();
+    locks.join().unwrap();
+    parks.thread().unpark();
+    parks.join().unwrap();
+    assert_eq!(*MUTEX.lock().unwrap(), 2);
+    other.join().unwrap();
+}
+
+/// After the first calls, from which it is known what the descriptor is. The kernel kills who calls anything but `recv` and `send`.
+fn what_finds_data_asks_the_kernel_for_nothing_else() {
+    const NUMBER: u32 = 0;
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let load = statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, NUMBER);
+    let give = |what| statement(libc::BPF_RET | libc::BPF_K, what);
+    // Skips what follows next if it is another call.
+    let unless = |call: libc::c_long| libc::sock_filter {
+        jf: 1,
+        ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call as u32)
+    };
+    let allow = give(libc::SECCOMP_RET_ALLOW);
+    let mut filter = [
+        load,
+        unless(libc::SYS_recvfrom),
+        allow,
+        unless(libc::SYS_sendto),
+        allow,
+        unless(libc::SYS_exit_group),
+        allow,
+        give(libc::SECCOMP_RET_KILL_PROCESS),
+    ];
+    patched();
+    let (mut one, mut two) = UnixStream::pair().unwrap();
+    let child = fork(|| {
+        spawn(move || {
+            let peer = spawn({
+                let mut two = two.try_clone().unwrap();
+                move || two.write_all(b"!").unwrap()
+            });
+            // Waits, so it is registered.
+            one.read_exact(&mut [0]).unwrap();
+            peer.join().unwrap();
+            let mut byte = [0];
+            two.write_all(b"!").unwrap();
+            one.read_exact(&mut byte).unwrap();
+            let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+            // SAFETY: a valid program, which is copied.
+            unsafe {
+                assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+                assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
+            }
+            let ends = |what: bool| {
+                if !what {
+                    // SAFETY: ends the process as it is.
+                    unsafe { libc::_exit(1) }
+                }
+            };
+            // So few that nobody else gets a turn in between.
+            for _ in 0..30 {
+                ends(matches!(two.write(b"ab"), Ok(2)));
+                ends(matches!(one.read(&mut byte), Ok(1)) && byte == *b"a");
+                ends(matches!(one.read(&mut byte), Ok(1)) && byte == *b"b");
+            }
+            // SAFETY: as above.
+            unsafe { libc::_exit(0) }
+        })
+        .join()
+        .unwrap();
+    });
+    ends_well(child);
+}
+
 fn files_are_read_on_other_threads_if_that_is_patched() {
     // SAFETY: as above.
     unsafe { monkey::patch(Parts::ALL | Parts::FILES).unwrap() };
     let path = env::temp_dir().join(format!("switchgrass-files-{}", std::process::id()));
-    let others = [other(), other()];
+    // The only thread of the pool has time for a file when the greenlet has run.
+    threadpool::global().set_max(1);
+    let busy_until_other = || {
+        let (let_go, end) = mpsc::channel::<()>();
+        (threadpool::global().spawn(move || end.recv()), spawn(move || drop(let_go)))
+    };
+    let (_job, other) = busy_until_other();
     let mut file = File::create_new(&path).unwrap();
     file.write_all(b"hello").unwrap();
-    assert!(others[0].is_ready(), "a write lets others run");
-    let read = other();
+    assert!(other.is_ready(), "a write lets others run");
+    let (_job, other) = busy_until_other();
     let mut text = String::new();
     File::open(&path).unwrap().read_to_string(&mut text).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(text, "hello");
-    assert!(read.is_ready(), "and so does a read");
+    assert!(other.is_ready(), "and so does a read");
+    let path = path.with_extension("whole");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let (mut one, mut two) = ([0; 2], [0; 3]);
+    let mut calls: [(&str, &mut dyn FnMut() -> io::Result<usize>); 4] = [
+        ("writev", &mut || (&file).write_vectored(&[IoSlice::new(b"he"), IoSlice::new(b"llo")])),
+        ("pwrite", &mut || file.write_at(b"jelly", 0)),
+        ("pread", &mut || file.read_at(&mut [0; 5], 0)),
+        ("readv", &mut || {
+            (&file).rewind()?;
+            (&file).read_vectored(&mut [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)])
+        }),
+    ];
+    for (name, call) in &mut calls {
+        let (_job, other) = busy_until_other();
+        assert_eq!(call().unwrap(), 5, "{name}");
+        assert!(other.is_ready(), "{name} lets others run");
+    }
+    assert_eq!((&one, &two), (b"je", b"lly"));
+    std::fs::remove_file(&path).unwrap();
     assert_eq!(
         (&File::open("/proc/self/exe").unwrap()).write(b"x").unwrap_err().raw_os_error(),
         Some(libc::EBADF)
     );
-    joinall(&others);
 }
 
 fn a_kill_during_a_read_of_a_file_waits_for_its_end() {
@@ -254,6 +431,11 @@ fn forks_amid_threads_that_lock_and_accept_do_not_hang() {
     let listener: &'static TcpListener = Box::leak(Box::new(TcpListener::bind("127.0.0.1:0").unwrap()));
     let mutex: &'static Mutex<()> = Box::leak(Box::default());
     let address = listener.local_addr().unwrap();
+    // Once the queue is full and nobody accepts any more, a connect would never come to an end.
+    let connect = move || match TcpStream::connect_timeout(&address, Duration::from_millis(10)) {
+        Ok(stream) => drop(stream),
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+    };
     // A greenlet of two threads each that accepts and locks, and threads without a hub.
     let threads: Vec<_> = (0..4)
         .map(|number| {
@@ -271,7 +453,7 @@ fn forks_amid_threads_that_lock_and_accept_do_not_hang() {
         .collect();
     let connects = thread::spawn(move || {
         while !done.load(Ordering::Relaxed) {
-            drop(TcpStream::connect(address).unwrap());
+            connect();
         }
     });
     for _ in 0..100 {
@@ -287,7 +469,7 @@ fn forks_amid_threads_that_lock_and_accept_do_not_hang() {
     done.store(true, Ordering::Relaxed);
     connects.join().unwrap();
     while threads.iter().any(|thread| !thread.is_finished()) {
-        drop(TcpStream::connect(address).unwrap());
+        connect();
     }
 }
 
@@ -316,6 +498,57 @@ fn forks_amid_contended_locks_do_not_hang() {
     }
     done.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// The threads that did so in the parent are not there.
+fn a_child_runs_commands_and_looks_up_names_on_threads_of_its_own() {
+    patched();
+    let use_threads = || {
+        let greenlet = spawn(|| {
+            // SAFETY: a C string.
+            assert_eq!(unsafe { libc::system(c"exit 3".as_ptr()) }, 3 << 8);
+            assert!(std::net::ToSocketAddrs::to_socket_addrs("localhost:1").unwrap().next().is_some());
+        });
+        greenlet.join().unwrap();
+    };
+    use_threads();
+    ends_well(fork(use_threads));
+    use_threads();
+}
+
+/// A futex that is not private: who waits there, or wakes, may be in another process, which our table knows nothing of.
+fn processes_that_share_a_futex_wake_each_other() {
+    fn futex(word: &AtomicI32, operation: i32, value: i32) -> i64 {
+        // SAFETY: a word that stays mapped, and no time limit.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, 0, 0, 0) }
+    }
+    patched();
+    // SAFETY: a new mapping, of zeros, which stays.
+    let words: &[AtomicI32; 2] = unsafe {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+        assert_ne!(page, libc::MAP_FAILED);
+        &*page.cast()
+    };
+    let waits = spawn(move || {
+        while words[1].load(Ordering::SeqCst) == 0 {
+            futex(&words[1], libc::FUTEX_WAIT, 0);
+        }
+    });
+    let other = other();
+    thread::sleep(Duration::from_millis(1));
+    assert!(!waits.is_ready() && other.is_ready());
+    let child = fork(|| {
+        assert_eq!(futex(&words[0], libc::FUTEX_WAIT, 0), 0);
+        words[1].store(1, Ordering::SeqCst);
+        futex(&words[1], libc::FUTEX_WAKE, 1);
+    });
+    // Until it is there.
+    while futex(&words[0], libc::FUTEX_WAKE, 1) == 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    waits.join().unwrap();
+    ends_well(child);
 }
 
 fn commands_get_descriptors_that_block() {
@@ -679,42 +912,4 @@ fn main_that_blocks_for_good_in_a_call_of_libcs_says_so() {
     assert!(child.try_wait().unwrap().is_none(), "it does block");
     child.kill().unwrap();
     child.wait().unwrap();
-}
-
-// ---- Running them -------------------------------------------------------------------------------------------------------
-
-const SELECTED: &str = "SWITCHGRASS_MONKEY_CASE";
-
-fn main() -> ExitCode {
-    if let Ok(name) = env::var(SELECTED) {
-        let (_, case) = CASES.iter().find(|(case, _)| *case == name).expect("the parent knows the names");
-        // SAFETY: alarm takes a number. It ends a process that hangs, and not one that a busy machine makes slow.
-        unsafe { libc::alarm(240) };
-        case();
-        return ExitCode::SUCCESS;
-    }
-    let arguments: Vec<_> = env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        CASES.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    if arguments.iter().any(|argument| argument == "--ignored") {
-        return ExitCode::SUCCESS;
-    }
-    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let selected = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(*part));
-    let failed = CASES.iter().filter(|(name, _)| selected(name) && !passes(name)).count();
-    println!("monkey_process: {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn passes(name: &str) -> bool {
-    let executable = env::current_exe().unwrap();
-    let output = Command::new(executable).env(SELECTED, name).env("RUST_BACKTRACE", "0").output().unwrap();
-    let passes = output.status.success();
-    println!("test {name} ... {}", if passes { "ok" } else { "FAILED" });
-    if !passes {
-        println!("  {}\n{}---", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-    passes
 }

@@ -1,16 +1,18 @@
-//! Regular files: straight through, or on a thread of the pool.
+//! Regular files: straight through, or on a thread of the pool. And their locks, which are tried after pauses, since
+//! nothing tells that one is free.
 
-use libc::{c_void, ssize_t};
+use std::sync::Arc;
 
-use super::{Parts, fail, gate, table};
+use libc::{c_int, c_void, iovec, off_t, size_t, ssize_t};
+
+use super::{Parts, errno, fail, gate, originals as real, process, table};
 use crate::coro::unwind;
 use crate::hub::Hub;
 use crate::hub::foreign::Verdict;
 use crate::sys::clock::NEVER;
 use crate::sys::lock::Lock;
-use crate::task::{Reason, Waker};
+use crate::task::{Handlers, Reason, Waker};
 use crate::threadpool::{self, Job, ThreadPool};
-use std::sync::Arc;
 
 /// The caller's memory, which stays where it is until the call returns.
 pub(super) struct Pointer(pub(super) *const c_void);
@@ -25,7 +27,7 @@ pub(super) fn on_a_thread(
     call: impl FnOnce(Pointer) -> ssize_t + Send + 'static,
     memory: *const c_void,
 ) -> ssize_t {
-    if gate::gate(Parts::FILES.0).is_none() {
+    if gate::gate(Parts::FILES).is_none() {
         return call(Pointer(memory));
     }
     let memory = Pointer(memory);
@@ -37,6 +39,36 @@ pub(super) fn on_a_thread(
         (-1, error) => fail(error),
         (result, _) => result,
     }
+}
+
+pub(super) unsafe fn pread(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t, offset: off_t) -> ssize_t {
+    // SAFETY: the caller's arguments, here and below.
+    let call = move |place: Pointer| unsafe { real::pread(fd, place.0.cast_mut(), len, offset) };
+    on_a_thread(hub, "read of file", call, buf)
+}
+
+pub(super) unsafe fn pwrite(hub: &Hub, fd: c_int, buf: *const c_void, len: size_t, offset: off_t) -> ssize_t {
+    // SAFETY: as above.
+    let call = move |place: Pointer| unsafe { real::pwrite(fd, place.0, len, offset) };
+    on_a_thread(hub, "write of file", call, buf)
+}
+
+pub(super) unsafe fn preadv(hub: &Hub, fd: c_int, iov: *const iovec, count: c_int, offset: off_t) -> ssize_t {
+    // SAFETY: as above.
+    let call = move |place: Pointer| unsafe { real::preadv(fd, place.0.cast(), count, offset) };
+    on_a_thread(hub, "read of file", call, iov.cast())
+}
+
+pub(super) unsafe fn pwritev(
+    hub: &Hub,
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: off_t,
+) -> ssize_t {
+    // SAFETY: as above.
+    let call = move |place: Pointer| unsafe { real::pwritev(fd, place.0.cast(), count, offset) };
+    on_a_thread(hub, "write of file", call, iov.cast())
 }
 
 /// Runs it on a thread of the pool, and waits until it is done, whatever is pending: it has the caller's memory.
@@ -75,14 +107,55 @@ pub(super) fn to_the_end<T: Send + 'static>(
     }
 }
 
-/// Runs it on a thread of that pool. An error is the number for what is pending against the greenlet: then it is taken back, or if it has begun, goes on
-/// unseen, and its result is dropped over there. So it must have nothing of the caller's.
+/// Tries until it has the lock. (Of two processes that wait for each other's, the kernel tells
+/// one, `EDEADLK`; here both wait.)
+pub(super) fn lock(hub: &Hub, fd: c_int, attempt: impl Fn() -> c_int) -> c_int {
+    if let Err(error) = table::answer(hub.verdict()) {
+        hub.be_fair_foreign();
+        return fail(error);
+    }
+    let mut pauses = process::pauses();
+    loop {
+        let result = attempt();
+        if result != -1 || !matches!(errno(), libc::EAGAIN | libc::EACCES) {
+            return result;
+        }
+        let until = hub.deadline(pauses.next().unwrap_or_default());
+        let reason = Reason::of("lock of file", fd as u64);
+        if let Err(error) = table::answer(hub.park_foreign(reason, until, Handlers::NotRestarting)) {
+            return fail(error);
+        }
+    }
+}
+
+pub(super) unsafe fn flock(hub: &Hub, fd: c_int, operation: c_int) -> c_int {
+    // SAFETY: takes numbers, as the next one.
+    let now = |operation| unsafe { real::flock(fd, operation) };
+    match operation {
+        libc::LOCK_SH | libc::LOCK_EX => lock(hub, fd, || now(operation | libc::LOCK_NB)),
+        _ => now(operation),
+    }
+}
+
+pub(super) unsafe fn lockf(hub: &Hub, fd: c_int, command: c_int, len: off_t) -> c_int {
+    // SAFETY: as above.
+    let now = |command| unsafe { real::lockf(fd, command, len) };
+    match command {
+        libc::F_LOCK => lock(hub, fd, || now(libc::F_TLOCK)),
+        _ => now(command),
+    }
+}
+
+/// Runs it on a thread of that pool. An error is the number for what is pending against the greenlet:
+/// then it is taken back, or if it has begun, goes on unseen, and its result is dropped over there. So it
+/// must have nothing of the caller's.
 pub(super) fn offload<T: Send + 'static>(
     hub: &Hub,
     pool: &ThreadPool,
     reason: Reason,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, i32> {
+    hub.be_fair_foreign();
     table::answer(hub.verdict())?;
     let job = hand_over(pool, f)?;
     job.join_foreign(hub, reason).map_err(|pending| {

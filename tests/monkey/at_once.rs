@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, Once, OnceLock, mpsc};
+use std::sync::{LazyLock, Mutex, MutexGuard, Once, OnceLock, RwLock, RwLockWriteGuard, mpsc};
 use std::time::Duration;
 
 use crate::util::{all_at_once, patched, tcp_pair};
@@ -128,6 +128,22 @@ fn a_mutex_is_waited_for() {
         Rc::new(RefCell::new(Some(MUTEX.lock().unwrap())));
     released_by_the_last(move |_| *MUTEX.lock().unwrap() += 1, move || drop(held.borrow_mut().take()));
     assert_eq!(*MUTEX.lock().unwrap(), COUNT);
+}
+
+#[test]
+fn a_rwlock_is_waited_for_by_readers_and_writers() {
+    patched();
+    static RWLOCK: RwLock<usize> = RwLock::new(0);
+    let held: Rc<RefCell<Option<RwLockWriteGuard<'static, usize>>>> =
+        Rc::new(RefCell::new(Some(RWLOCK.write().unwrap())));
+    released_by_the_last(
+        move |number| match number % 2 {
+            0 => assert!(*RWLOCK.read().unwrap() <= COUNT / 2),
+            _ => *RWLOCK.write().unwrap() += 1,
+        },
+        move || drop(held.borrow_mut().take()),
+    );
+    assert_eq!(*RWLOCK.read().unwrap(), COUNT / 2);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::ptr;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -322,6 +323,99 @@ fn regular_files_are_as_before() {
         assert_eq!((&file).write(b"x").unwrap_err().raw_os_error(), Some(libc::EBADF));
         other.join().unwrap();
     });
+}
+
+/// Two descriptors of one file, of which one has the lock.
+fn locked_file() -> (crate::util::TempDir, File, File) {
+    let directory = crate::util::TempDir::new();
+    let path = directory.0.join("file");
+    let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+    let (has, wants) = (open(), open());
+    has.lock().unwrap();
+    (directory, has, wants)
+}
+
+#[test]
+fn the_lock_of_a_file_is_waited_for() {
+    patched();
+    let (_directory, has, wants) = locked_file();
+    waits(
+        move || {
+            assert!(matches!(wants.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
+            wants.lock().unwrap();
+        },
+        || has.unlock().unwrap(),
+    );
+    has.lock_shared().unwrap();
+}
+
+#[test]
+fn a_kill_and_a_timeout_end_the_wait_for_the_lock_of_a_file() {
+    patched();
+    let (_directory, has, wants) = locked_file();
+    let wants = std::rc::Rc::new(wants);
+    let waits = |wants: &std::rc::Rc<File>| {
+        let wants = std::rc::Rc::clone(wants);
+        move || wants.lock().unwrap_err().raw_os_error()
+    };
+    let killed = spawn(waits(&wants));
+    let_all_run();
+    killed.kill_nowait();
+    assert_eq!(killed.join().unwrap(), Some(libc::ECANCELED));
+    let late = waits(&wants);
+    let late = in_greenlet(move || switchgrass::timeout(Duration::from_millis(5), late));
+    assert_eq!(late, Ok(Some(libc::ETIMEDOUT)));
+    has.unlock().unwrap();
+    wants.lock().unwrap();
+}
+
+/// The locks of POSIX belong to the process, or to the open file: `fcntl` and `lockf`.
+#[test]
+fn the_lock_of_a_range_is_waited_for() {
+    patched();
+    let (_directory, has, wants) = locked_file();
+    // SAFETY: zeros are a whole file from its beginning on.
+    let mut range: libc::flock = unsafe { std::mem::zeroed() };
+    range.l_type = libc::F_WRLCK as _;
+    let lock = move |file: &File, command, range: &libc::flock| {
+        // SAFETY: reads a valid structure.
+        checked(unsafe { libc::fcntl(file.as_raw_fd(), command, ptr::from_ref(range)) })
+    };
+    assert_eq!(lock(&has, libc::F_OFD_SETLKW, &range), Ok(0));
+    waits(
+        move || {
+            assert_eq!(lock(&wants, libc::F_OFD_SETLK, &range), Err(libc::EAGAIN));
+            assert_eq!(lock(&wants, libc::F_OFD_SETLKW, &range), Ok(0));
+            // Then by the other calls, when it is free.
+            range.l_type = libc::F_UNLCK as _;
+            assert_eq!(lock(&wants, libc::F_OFD_SETLKW, &range), Ok(0));
+            // SAFETY: takes numbers.
+            assert_eq!(checked(unsafe { libc::lockf(wants.as_raw_fd(), libc::F_LOCK, 0) }), Ok(0));
+            range.l_type = libc::F_WRLCK as _;
+            assert_eq!(lock(&wants, libc::F_SETLKW, &range), Ok(0));
+        },
+        move || {
+            range.l_type = libc::F_UNLCK as _;
+            assert_eq!(lock(&has, libc::F_OFD_SETLK, &range), Ok(0));
+        },
+    );
+}
+
+#[test]
+fn lockf_waits_for_its_greenlet() {
+    patched();
+    let (_directory, has, wants) = locked_file();
+    // SAFETY: as above.
+    let mut range: libc::flock = unsafe { std::mem::zeroed() };
+    range.l_type = libc::F_WRLCK as _;
+    // Locks of the open file count as another one's for those of the process.
+    // SAFETY: reads a valid structure.
+    unsafe { assert_eq!(libc::fcntl(has.as_raw_fd(), libc::F_OFD_SETLK, &range), 0) };
+    waits(
+        // SAFETY: takes numbers.
+        move || assert_eq!(checked(unsafe { libc::lockf(wants.as_raw_fd(), libc::F_LOCK, 0) }), Ok(0)),
+        || drop(has),
+    );
 }
 
 #[test]

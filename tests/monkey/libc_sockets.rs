@@ -80,6 +80,49 @@ fn msg_waitall_waits_for_all_or_the_end() {
     }
 }
 
+/// The address is not looked at, and all is sent; it is not told, and all is waited for.
+#[test]
+fn a_stream_is_written_and_read_whole_by_the_calls_with_addresses() {
+    patched();
+    let (one, other) = tcp_pair();
+    let length = 1 << 22;
+    let address = other.local_addr().unwrap();
+    let reads = spawn(move || {
+        let mut all = vec![0_u8; length];
+        let mut from = [0_u8; 128];
+        let mut from_len = 128;
+        // SAFETY: so much room is there.
+        let got = unsafe {
+            let from = (&raw mut from).cast();
+            libc::recvfrom(
+                other.as_raw_fd(),
+                all.as_mut_ptr().cast(),
+                length,
+                libc::MSG_WAITALL,
+                from,
+                &mut from_len,
+            )
+        };
+        assert!(all.iter().all(|byte| *byte == 7));
+        (got, from_len)
+    });
+    let writes = spawn(move || {
+        let to = libc::sockaddr_in {
+            sin_family: libc::AF_INET as _,
+            sin_port: address.port().to_be(),
+            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
+            sin_zero: [0; 8],
+        };
+        let all = vec![7_u8; length];
+        let (to, to_len) = ((&raw const to).cast(), size_of::<libc::sockaddr_in>() as u32);
+        // SAFETY: the buffer and the address are as long as is said.
+        let sent = unsafe { libc::sendto(one.as_raw_fd(), all.as_ptr().cast(), length, 0, to, to_len) };
+        (sent, one)
+    });
+    assert_eq!(writes.join().unwrap().0, length as isize);
+    assert_eq!(reads.join().unwrap(), (length as isize, 0));
+}
+
 #[test]
 fn msg_waitall_gives_what_has_come_when_its_time_is_over() {
     in_greenlet(|| {
@@ -98,8 +141,9 @@ fn msg_peek_waits_and_takes_nothing() {
     waits(
         move || {
             assert_eq!(recv(&one, 9, libc::MSG_PEEK).unwrap(), b"abc");
-            // What is there is enough for a look, with `MSG_WAITALL`, too? The kernel waits for all; a look of ours gives what there is.
             assert_eq!(recv(&one, 2, libc::MSG_PEEK).unwrap(), b"ab");
+            // Here the kernel waits for all on TCP only.
+            assert_eq!(recv(&one, 9, libc::MSG_PEEK | libc::MSG_WAITALL).unwrap(), b"abc");
             assert_eq!(recv(&one, 9, 0).unwrap(), b"abc");
         },
         move || other.write_all(b"abc").unwrap(),
@@ -151,6 +195,30 @@ fn an_empty_read_returns_at_once() {
         let (from, _to) = std::io::pipe().unwrap();
         assert_eq!(read(&from, 0), Ok(vec![]));
     });
+}
+
+/// Unlike `read`, `recv` of nothing waits until there is something: that is how some wait for a socket. A datagram is taken by it.
+#[test]
+fn an_empty_recv_waits_for_data() {
+    patched();
+    let (one, mut other) = tcp_pair();
+    waits(
+        move || {
+            assert_eq!(recv(&one, 0, 0), Ok(vec![]));
+            assert_eq!((&one).read(&mut []).unwrap(), 0);
+            assert_eq!(recv(&one, 2, 0).unwrap(), b"!");
+            assert_eq!(recv(&one, 0, libc::MSG_DONTWAIT), Err(libc::EAGAIN));
+        },
+        || other.write_all(b"!").unwrap(),
+    );
+    let (one, other) = UnixDatagram::pair().unwrap();
+    waits(
+        move || {
+            assert_eq!(recv(&one, 0, 0), Ok(vec![]));
+            assert_eq!(recv(&one, 2, 0).unwrap(), b"b");
+        },
+        move || [b"a", b"b"].iter().for_each(|text| assert_eq!(other.send(*text).unwrap(), 1)),
+    );
 }
 
 #[test]
@@ -427,6 +495,57 @@ fn an_eventfd_and_a_timer_are_waited_for() {
     assert_eq!(unsafe { libc::timerfd_settime(timer.as_raw_fd(), 0, &in_time, std::ptr::null_mut()) }, 0);
     assert_eq!(waits(move || read(&timer, 8).unwrap(), || ()), 1_u64.to_ne_bytes());
     assert!(start.elapsed() >= Duration::from_millis(5));
+}
+
+#[test]
+fn a_terminal_is_waited_for() {
+    patched();
+    let (mut ours, mut theirs) = (0, 0);
+    let null = std::ptr::null_mut();
+    // SAFETY: room for two numbers, which are ours then; nothing else is wanted.
+    let (ours, theirs) = unsafe {
+        assert_eq!(libc::openpty(&mut ours, &mut theirs, null, null.cast(), null.cast()), 0);
+        (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
+    };
+    let mut keyboard = std::fs::File::from(ours);
+    let mut keys = keyboard.try_clone().unwrap();
+    let line = waits(move || read(&theirs, 100), move || keys.write_all(b"line\n").unwrap());
+    assert_eq!(line.unwrap(), b"line\n");
+    let mut echo = [0; 6];
+    keyboard.read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"line\r\n");
+}
+
+/// As a program that looks at the head of a message before it takes any of it.
+#[test]
+fn a_look_with_msg_waitall_waits_for_all_or_the_end() {
+    patched();
+    for end in [false, true] {
+        let (one, mut other) = tcp_pair();
+        let greenlet = spawn(move || {
+            let seen = recv(&one, 6, libc::MSG_PEEK | libc::MSG_WAITALL).unwrap();
+            assert_eq!(recv(&one, 6, 0).unwrap(), seen);
+            seen
+        });
+        let_all_run();
+        other.write_all(b"abcd").unwrap();
+        // Until the hub has been told of that.
+        switchgrass::sleep(Duration::from_millis(1));
+        let_all_run();
+        assert!(!greenlet.is_ready());
+        if end {
+            drop(other);
+            assert_eq!(greenlet.join().unwrap(), b"abcd");
+        } else {
+            other.write_all(b"efgh").unwrap();
+            assert_eq!(greenlet.join().unwrap(), b"abcdef");
+        }
+    }
+    // A time limit.
+    let (one, mut other) = tcp_pair();
+    one.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    other.write_all(b"ab").unwrap();
+    assert_eq!(in_greenlet(move || recv(&one, 6, libc::MSG_PEEK | libc::MSG_WAITALL)).unwrap(), b"ab");
 }
 
 static THREE: u64 = 3;

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex};
@@ -97,7 +98,49 @@ fn every_kind_of_wait_ends_by_a_kill() {
             _ => Ok(0),
         }
     };
+    let result = |result: i64| match result {
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Ok(0),
+    };
+    let (three, _keeps_this) = UnixStream::pair().unwrap();
+    let (from, _to_keep) = std::io::pipe().unwrap();
+    let (_from_keep, to) = std::io::pipe().unwrap();
+    let (full, _keeps_full) = UnixStream::pair().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while (&full).write(&[0; 4096]).is_ok() {}
+    full.set_nonblocking(false).unwrap();
+    let (silent, _full_queue) = crate::std_net::silent();
     let waits: Vec<Box<dyn FnOnce() -> std::io::Result<usize>>> = vec![
+        Box::new(move || TcpStream::connect(silent).map(|_| 0)),
+        Box::new(move || {
+            let mut event = libc::epoll_event { events: 0, u64: 0 };
+            // SAFETY: takes a number; the result is ours.
+            let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
+            // SAFETY: room for one event.
+            result(unsafe { libc::epoll_wait(epoll.as_raw_fd(), &mut event, 1, -1) }.into())
+        }),
+        Box::new(move || {
+            let null = std::ptr::null_mut();
+            // SAFETY: no sets.
+            result(unsafe { libc::select(0, null, null, null, std::ptr::null_mut()) }.into())
+        }),
+        Box::new(move || {
+            // SAFETY: a message of zeros has no room for anything.
+            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+            // SAFETY: as above.
+            result(unsafe { libc::recvmsg(three.as_raw_fd(), &mut message, 0) } as i64)
+        }),
+        Box::new(move || {
+            let file = std::fs::File::open("/proc/self/exe").unwrap();
+            let null = std::ptr::null_mut();
+            // SAFETY: takes numbers.
+            result(unsafe { libc::sendfile(full.as_raw_fd(), file.as_raw_fd(), null, 9) } as i64)
+        }),
+        Box::new(move || {
+            let null = std::ptr::null_mut();
+            // SAFETY: takes numbers.
+            result(unsafe { libc::splice(from.as_raw_fd(), null, to.as_raw_fd(), null, 9, 0) } as i64)
+        }),
         Box::new(move || (&one).read(&mut [0])),
         Box::new(move || (&two).write(&[0])),
         Box::new(move || (&pipe).read(&mut [0])),
@@ -130,6 +173,61 @@ fn a_write_that_is_killed_tells_what_is_through() {
     other.read_to_end(&mut all).unwrap();
     assert_eq!(all.len(), written);
     assert!(written > 0 && written < 1 << 22);
+}
+
+/// Code that takes any error for one that goes away, as servers do when they accept, tries again for as long as it is killed.
+#[test]
+fn a_killed_greenlet_that_tries_again_and_again_lets_others_run() {
+    patched();
+    let (one, _keeps) = UnixStream::pair().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tries: Vec<Box<dyn Fn()>> = vec![
+        Box::new(move || drop(listener.accept())),
+        Box::new(move || drop((&one).read(&mut [0]))),
+        Box::new(|| std::thread::sleep(Duration::from_secs(1000))),
+        Box::new(|| {
+            // SAFETY: no descriptors.
+            unsafe { libc::poll(std::ptr::null_mut(), 0, -1) };
+        }),
+        Box::new(|| {
+            // SAFETY: a place for the result is not wanted.
+            unsafe { libc::waitpid(std::process::id() as i32, std::ptr::null_mut(), 0) };
+            std::thread::sleep(Duration::from_secs(1000));
+        }),
+        Box::new(|| drop(std::net::ToSocketAddrs::to_socket_addrs("localhost:1"))),
+    ];
+    for attempt in tries {
+        let enough = Rc::new(Cell::new(false));
+        let greenlet = spawn({
+            let enough = Rc::clone(&enough);
+            move || {
+                while !enough.get() {
+                    attempt();
+                }
+            }
+        });
+        let_all_run();
+        greenlet.kill_nowait();
+        // Who never waits would keep us from here.
+        let_all_run();
+        enough.set(true);
+        assert!(greenlet.join().is_ok());
+    }
+    // The same for a timeout that has run out.
+    let enough = Rc::new(Cell::new(false));
+    let late = spawn({
+        let enough = Rc::clone(&enough);
+        move || {
+            timeout(Duration::from_millis(1), || {
+                while !enough.get() {
+                    std::thread::sleep(Duration::from_secs(1000));
+                }
+            })
+        }
+    });
+    std::thread::sleep(Duration::from_millis(10));
+    enough.set(true);
+    assert_eq!(late.join().unwrap(), Ok(()));
 }
 
 #[test]

@@ -627,6 +627,36 @@ fn a_kill_ends_the_wait_for_a_semaphore_and_not_that_for_a_mutex() {
     assert_eq!(steps.load(Ordering::Relaxed), 2);
 }
 
+/// With the mutex, as after a wake for nothing; from then on it really waits.
+#[test]
+fn a_kill_returns_once_for_nothing_from_the_wait_for_a_condition() {
+    patched();
+    let (cond, mutex, steps) = (cond(), mutex(libc::PTHREAD_MUTEX_NORMAL), Arc::new(AtomicUsize::new(0)));
+    let waiter = spawn({
+        let (cond, mutex, steps) = (Arc::clone(&cond), Arc::clone(&mutex), Arc::clone(&steps));
+        move || {
+            assert_eq!(mutex.lock(), 0);
+            for step in 1..3 {
+                // SAFETY: both are initialised, and the mutex is locked.
+                assert_eq!(unsafe { libc::pthread_cond_wait(cond.get(), mutex.get()) }, 0);
+                assert_eq!(mutex.try_lock(), libc::EBUSY, "it has the mutex");
+                steps.store(step, Ordering::Relaxed);
+            }
+            assert_eq!(mutex.unlock(), 0);
+            yield_now();
+            steps.store(3, Ordering::Relaxed);
+        }
+    });
+    yield_now();
+    waiter.kill_nowait();
+    (0..5).for_each(|_| yield_now());
+    assert_eq!(steps.load(Ordering::Relaxed), 1);
+    // SAFETY: initialised.
+    assert_eq!(unsafe { libc::pthread_cond_signal(cond.get()) }, 0);
+    assert!(waiter.join().is_err());
+    assert_eq!(steps.load(Ordering::Relaxed), 2);
+}
+
 #[test]
 fn main_gets_the_mutex_that_it_waits_for_in_the_child_of_a_fork_too() {
     patched();

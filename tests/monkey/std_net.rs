@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use switchgrass::{joinall, spawn};
 
-use crate::util::{Overlap, TempDir, all_at_once, let_all_run, patched, tcp_pair, waits};
+use crate::util::{
+    Overlap, TempDir, all_at_once, checked, in_greenlet, let_all_run, patched, tcp_pair, waits,
+};
 
 #[test]
 fn a_hundred_greenlets_sleep_at_once() {
@@ -168,7 +170,7 @@ fn connecting_to_who_does_not_answer_ends_in_time_and_others_run_meanwhile() {
 }
 
 /// Where nobody answers.
-fn silent() -> (SocketAddr, Vec<OwnedFd>) {
+pub(crate) fn silent() -> (SocketAddr, Vec<OwnedFd>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     // SAFETY: changes the length of the queue.
@@ -178,6 +180,35 @@ fn silent() -> (SocketAddr, Vec<OwnedFd>) {
         kept.push(stream.into());
     }
     (address, kept)
+}
+
+/// A connect whose time is over goes on; the next one waits for its end, as the first would have.
+#[test]
+fn a_second_connect_waits_for_what_the_first_has_begun() {
+    patched();
+    let (address, mut full) = silent();
+    // SAFETY: takes numbers; the result is ours. The address is as long as is said.
+    let (socket, connect) = unsafe {
+        let socket = OwnedFd::from_raw_fd(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0));
+        let to = libc::sockaddr_in {
+            sin_family: libc::AF_INET as _,
+            sin_port: address.port().to_be(),
+            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
+            sin_zero: [0; 8],
+        };
+        let size = size_of::<libc::sockaddr_in>() as u32;
+        (socket, move |fd| checked(libc::connect(fd, (&raw const to).cast(), size)))
+    };
+    let stream = TcpStream::from(socket);
+    stream.set_write_timeout(Some(Duration::from_millis(5))).unwrap();
+    let fd = stream.as_raw_fd();
+    assert_eq!(in_greenlet(move || connect(fd)), Err(libc::EINPROGRESS));
+    stream.set_write_timeout(None).unwrap();
+    let listener = TcpListener::from(full.remove(0));
+    listener.set_nonblocking(true).unwrap();
+    // There is room then, which the kernel tries for again after a second.
+    let connected = waits(move || connect(fd), || while listener.accept().is_ok() {});
+    assert_eq!(connected, Ok(0));
 }
 
 #[test]
