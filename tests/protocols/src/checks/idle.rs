@@ -1,7 +1,7 @@
 //! `src/hub/idle.rs`
 //!
-//! Hubs do here what `src/hub/team.rs` has them do. Each job that is started holds up its hub for good, the worst that a job can do: so each needs a
-//! hub of its own, and a job that nobody takes is a hub that sleeps for ever.
+//! Hubs do here what `src/hub/team.rs` has them do. Each job that is started holds up its hub for good, the worst that a
+//! job can do: so each needs a hub of its own, and a job that nobody takes is a hub that sleeps for ever.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,7 +11,8 @@ use crate::model::check;
 use crate::model::thread::{self, Thread};
 use crate::sys::sync::{AtomicBool, AtomicUsize, Ordering};
 
-/// A queue into which one puts, and out of which all take. Its accesses are no stronger than those of the queue that hubs have.
+/// A queue into which one puts, and out of which all take. Its accesses are no stronger than those of the queue that
+/// hubs have.
 struct Queue {
     jobs: [Place; 2],
     front: AtomicUsize,

@@ -28,8 +28,9 @@ pub(crate) fn stock_up() {
     FENCES.set(Some(loom::sync::atomic::AtomicU64::new(0)));
 }
 
-/// Loom knows what fences do, but not that their order matters: it lets a thread pass one along with the access before it. So each of ours touches
-/// a place first, whose accesses are seen in each order. They are relaxed, and so bring nothing else into an order.
+/// Loom knows what fences do, but not that their order matters: it lets a thread pass one along with the access before
+/// it. So each of ours touches a place first, whose accesses are seen in each order. They are relaxed, and so bring
+/// nothing else into an order.
 #[track_caller]
 pub(crate) fn fence(order: Ordering) {
     if wrong(Location::caller()) != Some(Kind::Left) {
