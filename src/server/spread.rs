@@ -45,6 +45,10 @@ where
     ///
     /// The first error of `make`, or that the socket cannot be duplicated. Then nothing is served.
     ///
+    /// # Panics
+    ///
+    /// As [`Hubs::spawn`].
+    ///
     /// ```
     /// use std::io::{Read, Write};
     /// use std::time::Duration;
