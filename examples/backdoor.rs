@@ -1,12 +1,14 @@
 //! Looking into a running program: who is there, what does it wait for, and what if it is killed?
 //!
-//! A backdoor is a socket that takes commands, made for `nc` and for scripts. Each answer ends with a line that is a single dot. This example has a
-//! client of its own, which does what a person would: it finds somebody that has been waiting for too long, looks where, and kills it.
+//! A backdoor is a socket that takes commands, made for `nc` and for scripts. Each answer ends with a line that is a
+//! single dot. This example has a client of its own, which does what a person would: it finds somebody that has been
+//! waiting for too long, looks where, and kills it.
 //!
 //! Run with: `cargo run --release --example backdoor`
 //!
-//! With a path, it stays up until Ctrl-C, and you are the client: `cargo run --release --example backdoor -- /tmp/door`, and then, in another shell,
-//! `nc -U /tmp/door` (try `help`) or `echo ps | nc -N -U /tmp/door | column -t -s "$(printf '\t')"`.
+//! With a path, it stays up until Ctrl-C, and you are the client:
+//! `cargo run --release --example backdoor -- /tmp/door`, and then, in another shell, `nc -U /tmp/door` (try `help`) or
+//! `echo ps | nc -N -U /tmp/door | column -t -s "$(printf '\t')"`.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

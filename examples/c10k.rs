@@ -9,8 +9,8 @@
 //! reserves 256 KiB of addresses, and takes memory page by page for what is used of it: here it is one page of 4 KiB. Pages of
 //! greenlets that have ended are kept for the next ones. (The kernel's own memory for sockets is not in a process's RSS.)
 //!
-//! Both ends of a connection need a descriptor, so the clients are a process of their own: this program once more. It does what it
-//! is told over its stdin, and tells on its stdout when it is done.
+//! Both ends of a connection need a descriptor, so the clients are a process of their own: this program once more. It
+//! does what it is told over its stdin, and tells on its stdout when it is done.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};

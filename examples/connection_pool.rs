@@ -4,8 +4,9 @@
 //! cargo run --release --example connection_pool
 //! ```
 //!
-//! The pool is a queue of connections that nobody uses. Who needs one gets it from the queue, and waits in line while it is empty; a guard puts it
-//! back. The server, which this program runs itself, is told to hang up on us now and then.
+//! The pool is a queue of connections that nobody uses. Who needs one gets it from the queue, and waits
+//! in line while it is empty; a guard puts it back. The server, which this program runs itself, is told
+//! to hang up on us now and then.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Write};
@@ -24,8 +25,8 @@ mod common;
 /// Connections to one server, never more than a certain number.
 struct ConnectionPool {
     addr: SocketAddr,
-    /// One place for each connection; `None`: it has to be opened. The last one used is the first to be used again, so a pool that is too large does not keep
-    /// all of them open.
+    /// One place for each connection; `None`: it has to be opened. The last one used is the first to be used again, so
+    /// a pool that is too large does not keep all of them open.
     idle: LifoQueue<Option<BufReader<TcpStream>>>,
 }
 
@@ -57,8 +58,8 @@ struct Connection<'a> {
 impl Connection<'_> {
     /// Sends a line, and waits for the line that answers it.
     fn ask(&mut self, question: &str) -> io::Result<String> {
-        // Taken out meanwhile. An error leaves a broken connection behind; and so does a kill or a timeout, since an answer that nobody has read would be
-        // taken for that to the next question.
+        // Taken out meanwhile. An error leaves a broken connection behind; and so does a kill or a timeout, since an
+        // answer that nobody has read would be taken for that to the next question.
         let mut stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
         stream.get_mut().write_all(format!("{question}\n").as_bytes())?;
         let mut answer = String::new();

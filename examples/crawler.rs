@@ -5,10 +5,11 @@
 //! cargo run --release --example crawler -- --at-once 50 2>/dev/null
 //! ```
 //!
-//! The site is one that this program serves itself, with some links that lead nowhere. Progress goes to stderr, the result to stdout.
+//! The site is one that this program serves itself, with some links that lead nowhere. Progress goes
+//! to stderr, the result to stdout.
 //!
-//! How it knows the end: each link that is found goes into a queue, and counts as unfinished until its page is fetched *and* the links on it are in the queue, too. When
-//! nothing is unfinished, there is nothing left to find.
+//! How it knows the end: each link that is found goes into a queue, and counts as unfinished until its page is
+//! fetched *and* the links on it are in the queue, too. When nothing is unfinished, there is nothing left to find.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,8 +74,9 @@ impl Crawler {
                 crawler.frontier.shutdown();
             }
         });
-        // Ends with the shutdown. The pool holds it back while all its slots are taken; and not the greenlets in it, which only put links into the queue: a
-        // pool whose greenlets wait for its slots themselves would soon stand still.
+        // Ends with the shutdown. The pool holds it back while all its slots are taken; and not the
+        // greenlets in it, which only put links into the queue: a pool whose greenlets wait for its slots
+        // themselves would soon stand still.
         for link in &self.frontier {
             let crawler = Rc::clone(self);
             pool.spawn(move || crawler.visit(link));

@@ -1,7 +1,8 @@
 //! Async code among greenlets, and greenlets among async code.
 //!
-//! Three services speak over async-channel, which knows no runtime: two are plain blocking greenlets that wait for futures with `block_on`,
-//! one is an async function. Then another crate's executor, on an OS thread of its own, awaits greenlets that run here.
+//! Three services speak over async-channel, which knows no runtime: two are plain blocking greenlets that wait for
+//! futures with `block_on`, one is an async function. Then another crate's executor, on an OS thread of its own,
+//! awaits greenlets that run here.
 
 use std::process::ExitCode;
 use std::time::Duration;

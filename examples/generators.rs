@@ -1,5 +1,5 @@
-//! Generators, as in Python: functions that give one value after the other and keep their place in between. Here each has a stack of
-//! its own, so it can yield from any depth of calls, recursion included.
+//! Generators, as in Python: functions that give one value after the other and keep their place in between. Here each
+//! has a stack of its own, so it can yield from any depth of calls, recursion included.
 //!
 //! Run with: `cargo run --release --example generators`
 

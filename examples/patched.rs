@@ -4,8 +4,8 @@
 //! cargo run --release --features monkey --example patched
 //! ```
 //!
-//! A hundred fetches of slow pages, on one OS thread, in the time of one. Only `main` names switchgrass: what fetches and what serves is plain blocking code, as it
-//! would be written for threads.
+//! A hundred fetches of slow pages, on one OS thread, in the time of one. Only `main` names switchgrass: what fetches
+//! and what serves is plain blocking code, as it would be written for threads.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

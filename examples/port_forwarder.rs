@@ -5,7 +5,8 @@
 //! cargo run --release --example port_forwarder
 //! ```
 //!
-//! shows that: it starts an echo server and, in a process of its own, a forwarder to it, and ends the forwarder while a client talks.
+//! shows that: it starts an echo server and, in a process of its own, a forwarder to it, and ends the
+//! forwarder while a client talks.
 //!
 //! ```text
 //! cargo run --release --example port_forwarder -- 127.0.0.1:8080 example.org:80
@@ -29,7 +30,8 @@ mod common;
 
 use common::Failure;
 
-/// One connection: two directions, each a loop of blocking calls in a greenlet. When one ends, the other may still have much to say.
+/// One connection: two directions, each a loop of blocking calls in a greenlet. When one ends, the
+/// other may still have much to say.
 fn forward(client: &TcpStream, target: &[SocketAddr]) -> io::Result<()> {
     let server = TcpStream::connect(target)?;
     copy_bidirectional(client, &server).map(drop)

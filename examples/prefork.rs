@@ -4,8 +4,8 @@
 //! cargo run --release --example prefork
 //! ```
 //!
-//! shows that, with a client in a process of its own: it has two workers serve it at once, makes one of them die, is served by the next one in its place, and
-//! then stops all of them by a SIGTERM to the parent.
+//! shows that, with a client in a process of its own: it has two workers serve it at once, makes one of them die, is
+//! served by the next one in its place, and then stops all of them by a SIGTERM to the parent.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,7 +19,8 @@ fn main() -> io::Result<()> {
         return client(address, parent);
     }
 
-    // Before the workers are forked, so that all of them have it. And before anything starts a thread, for then nothing could be forked.
+    // Before the workers are forked, so that all of them have it. And before anything starts a thread,
+    // for then nothing could be forked.
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut client = Command::new(std::env::current_exe()?)
         .args([listener.local_addr()?.to_string(), process::id().to_string()])
@@ -36,8 +37,8 @@ fn serve(worker: Worker, listener: &TcpListener) -> io::Result<()> {
     let server = StreamServer::new(listener.try_clone()?, move |stream, _peer| {
         let _ = answer(worker, &mut BufReader::new(&stream), &mut &stream);
     })?;
-    // One connection each is very little. Here it makes sure that the second connection is the other worker's. That a worker takes but one at a
-    // time from the queue (`max_accept`) is right for all listeners that are shared.
+    // One connection each is very little. Here it makes sure that the second connection is the other worker's. That a
+    // worker takes but one at a time from the queue (`max_accept`) is right for all listeners that are shared.
     let server = server.max_connections(1).max_accept(1);
     // Until the parent tells it to stop. Then it accepts no more, and live connections have most of the grace time to end.
     worker.serve(&server)

@@ -4,8 +4,8 @@
 //! cargo run --release --example processes
 //! ```
 //!
-//! As in gevent's `processes.py`. `switchgrass::process` has the types and methods of `std::process`, but a greenlet that waits for
-//! a child lets the others run.
+//! As in gevent's `processes.py`. `switchgrass::process` has the types and methods of `std::process`, but a greenlet
+//! that waits for a child lets the others run.
 
 use std::io::{self, Write};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! A producer and a consumer without a queue, a lock or a thread: control goes to and fro with the goods.
 //!
-//! First the consumer is a `Generator`: the producer sends, and what the consumer yields is the answer. Then both are equals and switch
-//! to each other with `Coroutine::switch`, which any two coroutines can.
+//! First the consumer is a `Generator`: the producer sends, and what the consumer yields is the answer. Then both are
+//! equals and switch to each other with `Coroutine::switch`, which any two coroutines can.
 //!
 //! Run with: `cargo run --release --example producer_consumer`
 

@@ -1,13 +1,15 @@
-//! The same three tasks in three ways: one after the other, in threads, and on greenlets. Who works and who waits when is drawn into one picture.
+//! The same three tasks in three ways: one after the other, in threads, and on greenlets. Who works and who waits
+//! when is drawn into one picture.
 //!
 //! ```text
 //! cargo run --release --example three_models
 //! cargo run --release --example three_models -- picture.svg
 //! ```
 //!
-//! Each task works and waits in turn, as one does that asks a slow server for something. In threads and on greenlets, the waits of one are
-//! used by the others, so that all is done sooner. Threads may also *work* at the same time, if there are processors for that, and have
-//! to be locked against each other for it. Greenlets of one thread never do: who works goes on until it waits.
+//! Each task works and waits in turn, as one does that asks a slow server for something. In threads and on greenlets,
+//! the waits of one are used by the others, so that all is done sooner. Threads may also *work* at the same time, if
+//! there are processors for that, and have to be locked against each other for it. Greenlets of one thread never do:
+//! who works goes on until it waits.
 //!
 //! The greenlets' part of the picture is what `switchgrass::trace` has recorded. A row is what happened, not what should have.
 
@@ -148,8 +150,8 @@ fn greenlets(amount: u64) -> Result<Panel, Failure> {
     Ok(Panel { title: "on greenlets", rows: TASKS.map(|(name, _)| row_of(&trace, name)).into() })
 }
 
-/// The row of one greenlet: it works while it runs, waits after a run that ended in a wait, and queues when it has been woken. (A sleep that ends while
-/// another one works lasts until the loop hears of it, after that.)
+/// The row of one greenlet: it works while it runs, waits after a run that ended in a wait, and queues when it has been
+/// woken. (A sleep that ends while another one works lasts until the loop hears of it, after that.)
 fn row_of(trace: &Trace, name: &'static str) -> Row {
     let id = trace.tasks().iter().find(|task| task.name.as_deref() == Some(name)).map(|task| task.id);
     let (mut segments, mut before) = (Vec::new(), None);

@@ -1,7 +1,8 @@
 //! A UDP server that gives back what it gets, and three clients at once.
 //!
-//! Each datagram has a greenlet of its own, so one that takes its time holds up nobody; but no more than so many at once: while all are
-//! busy, the server does not read, and the kernel keeps what comes (as long as it has room: UDP makes no promises).
+//! Each datagram has a greenlet of its own, so one that takes its time holds up nobody; but no more than so
+//! many at once: while all are busy, the server does not read, and the kernel keeps what comes (as long as it
+//! has room: UDP makes no promises).
 //!
 //! Run with: `cargo run --release --example udp_echo`
 

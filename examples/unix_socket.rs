@@ -1,7 +1,8 @@
-//! A server on a Unix socket, as a daemon has it to be asked by programs of the same machine: it keeps a number, and its clients add to it.
+//! A server on a Unix socket, as a daemon has it to be asked by programs of the same machine: it keeps a
+//! number, and its clients add to it.
 //!
-//! A Unix socket is a file. It stays when the server is gone, and then nobody can bind its path again: so whoever starts a server removes what
-//! an earlier one has left (if nobody answers there), and removes its own at the end.
+//! A Unix socket is a file. It stays when the server is gone, and then nobody can bind its path again: so whoever
+//! starts a server removes what an earlier one has left (if nobody answers there), and removes its own at the end.
 //!
 //! Run with: `cargo run --release --example unix_socket`
 

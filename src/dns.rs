@@ -1,11 +1,12 @@
 //! Names of hosts to addresses, and back, as the system looks them up.
 //!
-//! `getaddrinfo` and `getnameinfo` block their OS thread, so they run on threads of a [pool of their own](threadpool), 10 at most: slow
-//! lookups use up no threads of [`unblock`](crate::unblock) and [`fs`](crate::fs), nor the other way round. More lookups at once wait in
-//! order. An address in numbers (`127.0.0.1`, `::1`, `fe80::1%eth0`) needs no thread.
+//! `getaddrinfo` and `getnameinfo` block their OS thread, so they run on threads of a [pool of their
+//! own](threadpool), 10 at most: slow lookups use up no threads of [`unblock`](crate::unblock) and [`fs`](crate::fs),
+//! nor the other way round. More lookups at once wait in order. An address in numbers (`127.0.0.1`, `::1`,
+//! `fe80::1%eth0`) needs no thread.
 //!
-//! A greenlet that is killed or runs out of [time](crate::timeout) abandons its lookup, which goes on unseen; one that has not begun never
-//! does.
+//! A greenlet that is killed or runs out of [time](crate::timeout) abandons its lookup, which goes on unseen; one
+//! that has not begun never does.
 //!
 //! ```
 //! use std::time::Duration;
@@ -84,8 +85,8 @@ pub fn reverse(address: impl Into<IpAddr>) -> io::Result<String> {
     Ok(name)
 }
 
-/// The names of an address and of its port, such as `("localhost", "http")`; the numbers as text, where there is no name. May switch to
-/// other greenlets.
+/// The names of an address and of its port, such as `("localhost", "http")`; the numbers as text, where there is no
+/// name. May switch to other greenlets.
 ///
 /// The names of ports are those of TCP.
 ///

@@ -16,24 +16,26 @@
 //! # std::io::Result::Ok(())
 //! ```
 //!
-//! For each greenlet (coroutine, generator, thread's own context) it tells its number and name, what it waits for and for how long, where
-//! it was spawned, and its backtrace. Those whose spawner has ended stand under the context of their thread. Siblings that look alike are told of
-//! once, with their number, so that 100,000 greenlets give a page or two.
+//! For each greenlet (coroutine, generator, thread's own context) it tells its number and name, what it
+//! waits for and for how long, where it was spawned, and its backtrace. Those whose spawner has ended stand
+//! under the context of their thread. Siblings that look alike are told of once, with their number, so that
+//! 100,000 greenlets give a page or two.
 //!
 //! # How, and what it costs
 //!
-//! A hub looks at its own greenlets, between two of them: other hubs are asked, and answer when they come back to their loop. A suspended greenlet
-//! is resumed for a moment, to walk its own stack: it runs nothing else, and nothing of it changes. That takes a few microseconds each, in which
-//! the hub does nothing else, so it is done for the first 1,000 greenlets of a hub only ([`Options::backtraces`]).
-//! To find the names of functions takes a tenth of a second or more, most of it the first time, as the debug information of the program is read. This is done on
-//! a thread of the pool where that is possible, so it does not hold up the hub. Without debug information (`debug = "line-tables-only"` in
+//! A hub looks at its own greenlets, between two of them: other hubs are asked, and answer when they come back to their
+//! loop. A suspended greenlet is resumed for a moment, to walk its own stack: it runs nothing else, and nothing of it
+//! changes. That takes a few microseconds each, in which the hub does nothing else, so it is done for the first 1,000
+//! greenlets of a hub only ([`Options::backtraces`]). To find the names of functions takes a tenth of a second or more,
+//! most of it the first time, as the debug information of the program is read. This is done on a thread of the pool
+//! where that is possible, so it does not hold up the hub. Without debug information (`debug = "line-tables-only"` in
 //! the profile is enough) there are the names that the symbol table has, without lines.
 //!
-//! A hub that does not come back to its loop in time ([`Options::patience`]) is asked by a signal, `SIGURG`, who runs there and where; see
-//! [`monitor`](crate::monitor) for what that means. The others of that hub cannot be listed then.
+//! A hub that does not come back to its loop in time ([`Options::patience`]) is asked by a signal, `SIGURG`, who runs
+//! there and where; see [`monitor`](crate::monitor) for what that means. The others of that hub cannot be listed then.
 //!
-//! A program that never asks for a dump pays a load and a store per wait, for the time: "for 3.2 s" counts from the hub's last look at
-//! the clock before, which was half a millisecond earlier at most if no greenlet ran longer.
+//! A program that never asks for a dump pays a load and a store per wait, for the time: "for 3.2 s" counts from the
+//! hub's last look at the clock before, which was half a millisecond earlier at most if no greenlet ran longer.
 
 #![forbid(unsafe_code)]
 
@@ -69,14 +71,14 @@ pub fn to_string() -> String {
 
 /// From now on, a dump is written to stderr whenever the process gets `signal` (`SIGQUIT`, say, or `SIGUSR1`).
 ///
-/// That is done by an OS thread of its own, so that it works when a hub is held up. It cannot be undone. In a forked child, it has
-/// to be asked for again. A handler that the program has set for the signal
-/// before is no longer called, and a default action no longer taken.
+/// That is done by an OS thread of its own, so that it works when a hub is held up. It cannot be undone. In a forked
+/// child, it has to be asked for again. A handler that the program has set for the signal before is no longer called,
+/// and a default action no longer taken.
 ///
 /// # Errors
 ///
-/// `InvalidInput` for a signal that cannot be handled, or that says what a thread has done (a fault, an abort). `AlreadyExists` if this was asked for
-/// that signal already. If the system gives no descriptors or no thread.
+/// `InvalidInput` for a signal that cannot be handled, or that says what a thread has done (a fault, an abort).
+/// `AlreadyExists` if this was asked for that signal already. If the system gives no descriptors or no thread.
 pub fn on_signal(signal: i32) -> io::Result<()> {
     let mut alarm = sample::alarm(signal)?;
     std::thread::Builder::new().name("switchgrass-dump".to_owned()).spawn(move || {
@@ -121,8 +123,8 @@ impl Options {
         self
     }
 
-    /// So many frames of each backtrace at most, from the innermost, and never more than 128. The frames of this library and of std that
-    /// surround a greenlet's own are counted, but not shown.
+    /// So many frames of each backtrace at most, from the innermost, and never more than 128. The frames of this
+    /// library and of std that surround a greenlet's own are counted, but not shown.
     pub const fn frames(mut self, count: usize) -> Self {
         self.frames = if count < MAX_FRAMES { count } else { MAX_FRAMES };
         self

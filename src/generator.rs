@@ -16,10 +16,12 @@ use crate::task::{Body, GreenletExit, Interrupt, Kind, Origin, Reason, State, Ta
 
 /// A function that gives values one after the other, and gets one back for each. It yields from any depth of calls.
 ///
-/// `Y` is what it yields, `S` what is sent to it, `R` what it returns at the end. Where nothing is sent (`S = ()`), it is an [`Iterator`].
+/// `Y` is what it yields, `S` what is sent to it, `R` what it returns at the end. Where nothing is sent
+/// (`S = ()`), it is an [`Iterator`].
 ///
-/// The first [`send`](Self::send) starts it: what is sent becomes the function's second argument. Each further one is what the pending
-/// [`yield_`](Yielder::yield_) returns. Dropping it closes it. Blocking calls inside suspend whoever waits for the next value.
+/// The first [`send`](Self::send) starts it: what is sent becomes the function's second argument. Each further one
+/// is what the pending [`yield_`](Yielder::yield_) returns. Dropping it closes it. Blocking calls inside suspend
+/// whoever waits for the next value.
 ///
 /// A caller that is killed or times out *within* `send` closes the generator.
 ///
@@ -175,7 +177,8 @@ impl<Y, R> Output<Y, R> {
     }
 }
 
-/// How often a function that should end may try to yield and get an error, before it is unwound; and how often then, before it is given up.
+/// How often a function that should end may try to yield and get an error, before it is unwound; and how
+/// often then, before it is given up.
 const PATIENCE: u32 = 1000;
 
 const GIVEN_UP: Reason = Reason::new("nothing: it has caught every exit, and is given up");
@@ -241,7 +244,8 @@ impl<Y: 'static, S: 'static, R: 'static> Generator<Y, S, R> {
     ///
     /// # Panics
     ///
-    /// With the payload, if the generator does not catch it: one that was not started or has ended cannot. With another one, if the function panics.
+    /// With the payload, if the generator does not catch it: one that was not started or has ended cannot. With
+    /// another one, if the function panics.
     pub fn throw(&self, payload: Payload) -> Result<Step<Y, R>, GeneratorError<Payload>> {
         match self.refuse() {
             Some(GeneratorError::Running(())) => return Err(GeneratorError::Running(payload)),
@@ -401,8 +405,8 @@ impl<Y: 'static, S: 'static> Yielder<Y, S> {
     ///
     /// # Panics
     ///
-    /// With what is thrown into the generator; with [`GreenletExit`] when it is closed or dropped. If it is called from another greenlet than
-    /// the generator's own.
+    /// With what is thrown into the generator; with [`GreenletExit`] when it is closed or dropped. If it is called from
+    /// another greenlet than the generator's own.
     pub fn yield_(&self, value: Y) -> S {
         self.try_yield(value).unwrap_or_else(|payload| unwind::raise(payload))
     }
@@ -411,16 +415,16 @@ impl<Y: 'static, S: 'static> Yielder<Y, S> {
     ///
     /// # Errors
     ///
-    /// What is thrown; [`GreenletExit`] when the generator is closed or dropped: then it should end. One that has been dropped and
-    /// ignores that a thousand times is unwound.
+    /// What is thrown; [`GreenletExit`] when the generator is closed or dropped: then it should end. One that has been
+    /// dropped and ignores that a thousand times is unwound.
     pub fn try_yield(&self, value: Y) -> Result<S, Payload> {
         self.link.exchange(value)
     }
 
     /// Yields all that `inner` yields, and gives what it returns: Python's `yield from` (PEP 380).
     ///
-    /// What is sent goes to `inner`, which is started with `first`; what is thrown is thrown there; and when this generator is closed, so
-    /// is that one.
+    /// What is sent goes to `inner`, which is started with `first`; what is thrown is thrown there; and when this
+    /// generator is closed, so is that one.
     ///
     /// # Panics
     ///
@@ -483,8 +487,8 @@ impl<Y, S, R> Exchange<Y, S> for Link<Y, S, R> {
             // Closed for good, or this is a destructor that runs while the generator unwinds.
             return Err(self.refuse_to_yield());
         }
-        // None: a kill or a timeout of its own has got the generator going, and nobody has asked for a value. Or who has asked was
-        // killed or timed out meanwhile, and is about to unwind.
+        // None: a kill or a timeout of its own has got the generator going, and nobody has asked for a value. Or who
+        // has asked was killed or timed out meanwhile, and is about to unwind.
         let caller = self.caller.take();
         let waiting = |task: &&Task| task.local.state.get() == State::Exchanging;
         let Some(caller) = caller.as_ref().and_then(TaskRef::here).filter(waiting) else {

@@ -26,38 +26,43 @@
 //!
 //! # What there is
 //!
-//! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`Greenlet::link`], [`sleep`], [`timeout`], [`scope()`] for those that
-//!   borrow, [`wait()`] for several things at once, [`green_local!`] for values of their own.
+//! - **Greenlets**: [`spawn`], [`Greenlet::join`], [`joinall`], [`Greenlet::kill`], [`Greenlet::link`],
+//!   [`sleep`], [`timeout`], [`scope()`] for those that borrow, [`wait()`] for several things at once,
+//!   [`green_local!`] for values of their own.
 //! - **Waiting for each other**: [`sync`], [`channel`] with [`select!`], [`queue`], [`pool`].
 //! - **OS threads**: [`unblock`] and [`threadpool`] for work that can only block; through it [`fs`], std's files, and [`dns`].
-//! - **Descriptors**: [`net`], with std's types and methods; [`server`]s for streams and datagrams; [`io`]; [`select`](mod@select).
+//! - **Descriptors**: [`net`], with std's types and methods; [`server`]s for streams and datagrams;
+//!   [`io`]; [`select`](mod@select).
 //! - **The system**: [`process`], with std's `Command` and `Child`; [`signal`].
 //! - **Async code**: [`block_on`]; a [`Greenlet`] is a future.
-//! - **Looking inside**: [`stats`], [`trace`].
 //! - **Explicit switching**: [`Coroutine`] and [`Generator`].
-//! - **Looking inside**: [`dump`], what every greenlet waits for, and where; [`monitor`], which finds those that hold up the others.
+//! - **Many cores**: [`hubs`], on several OS threads, which share greenlets that have not started.
+//! - **Looking inside**: [`dump`], what every greenlet waits for, and where; [`monitor`], which finds
+//!   those that hold up the others; [`stats`], [`trace`].
 //!
 //! # How it works
 //!
-//! Each OS thread that waits for something has a *hub*, an event loop on mio, which is made when it is first needed. A greenlet has a stack of
-//! its own (256 KiB of address space; memory for what it touches) and stays on its thread. A call that would block suspends the
-//! greenlet, and the hub resumes whoever is ready, in turn. When the thread's own code waits, the loop runs right there. ARCHITECTURE.md in
-//! the repository tells more.
+//! Each OS thread that waits for something has a *hub*, an event loop on mio, which is made when it is first needed. A
+//! greenlet has a stack of its own (256 KiB of address space; memory for what it touches) and stays on its thread. A
+//! call that would block suspends the greenlet, and the hub resumes whoever is ready, in turn. When the thread's own
+//! code waits, the loop runs right there. ARCHITECTURE.md in the repository tells more.
 //!
 //! # What to know
 //!
-//! - A computation that never waits holds up all greenlets of its thread; [`yield_now`] lets the others run, [`unblock`] moves the work away.
+//! - A computation that never waits holds up all greenlets of its thread; [`yield_now`] lets the others run,
+//!   [`unblock`] moves the work away.
 //! - So does a call that blocks the OS thread itself, like `std::thread::sleep` or `std::net`.
-//! - A `RefCell` borrowed, or a std mutex locked, across a call that may switch is seen so by the other greenlets. A std mutex that a second greenlet of the
-//!   same thread waits for never becomes free.
-//! - `thread_local!` values are shared by the greenlets of a thread. Code that sets one for the time of a call into your code (scoped
-//!   thread-locals) may find another greenlet's value there.
-//! - Kill and timeout unwind, as a panic does; `catch_unwind` sees them. In a destructor that runs during unwinding nothing can be
-//!   switched, so a call that would wait fails there.
+//! - A `RefCell` borrowed, or a std mutex locked, across a call that may switch is seen so by the other greenlets. A
+//!   std mutex that a second greenlet of the same thread waits for never becomes free.
+//! - `thread_local!` values are shared by the greenlets of a thread. Code that sets one for the time of a call into
+//!   your code (scoped thread-locals) may find another greenlet's value there.
+//! - Kill and timeout unwind, as a panic does; `catch_unwind` sees them. In a destructor that runs during unwinding
+//!   nothing can be switched, so a call that would wait fails there.
 //! - A panic of a greenlet is its result; the others go on.
-//! - In the child of a `fork`, only the greenlet that has called it goes on, and main; and coroutines and generators, which run when somebody switches to them. All
-//!   others are the parent's: they do not run, their destructors do not either, and who joins them gets an error. The child can do all that its parent can. For workers
-//!   that serve one listener there is [`server::Prefork`].
+//! - In the child of a `fork`, only the greenlet that has called it goes on, and main; and coroutines and generators,
+//!   which run when somebody switches to them. All others are the parent's: they do not run, their destructors do not
+//!   either, and who joins them gets an error. The child can do all that its parent can. For workers that serve one
+//!   listener there is [`server::Prefork`].
 //!
 //! # Platforms
 //!
@@ -76,6 +81,7 @@ pub mod fs;
 mod generator;
 mod greenlet;
 mod hub;
+pub mod hubs;
 pub mod io;
 pub mod local;
 pub mod monitor;

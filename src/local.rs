@@ -13,9 +13,9 @@ use crate::task::{Inherit, LocalValue};
 
 /// Declares values that each greenlet has for itself, made when it first asks for them.
 ///
-/// The syntax is that of `std::thread_local!`. After `inherit`, the value that a spawned greenlet starts with is a clone of its spawner's, if that has one then:
-/// request ids, the current span. A thread's main stack, a coroutine and a generator have values of their own, too, but only [`spawn`](crate::spawn) and its
-/// relatives inherit.
+/// The syntax is that of `std::thread_local!`. After `inherit`, the value that a spawned greenlet starts with is a
+/// clone of its spawner's, if that has one then: request ids, the current span. A thread's main stack, a coroutine and
+/// a generator have values of their own, too, but only [`spawn`](crate::spawn) and its relatives inherit.
 ///
 /// A value that is to be inherited is `Clone`; if cloning it panics, so does the spawn, and there is no new greenlet.
 ///

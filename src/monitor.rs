@@ -1,8 +1,8 @@
 //! Finds greenlets that hold up all others of their thread.
 //!
-//! A greenlet that computes for long, or makes a call that blocks the OS thread, keeps its hub from coming back to its loop: no other greenlet of
-//! the thread runs, no socket is looked at, no timer fires. A monitor is an OS thread that notices this, for all hubs of the process, and tells which
-//! greenlet it is, and where it is right now:
+//! A greenlet that computes for long, or makes a call that blocks the OS thread, keeps its hub from coming back to its
+//! loop: no other greenlet of the thread runs, no socket is looked at, no timer fires. A monitor is an OS thread that
+//! notices this, for all hubs of the process, and tells which greenlet it is, and where it is right now:
 //!
 //! ```no_run
 //! # fn crunch() {}
@@ -17,23 +17,25 @@
 //!       app::crunch (src/main.rs:12)
 //! ```
 //!
-//! It says nothing of a hub that waits for events; of an OS thread that has no greenlets, like those of the pool ([`unblock`](crate::unblock));
-//! of a thread's own context that computes while there is no greenlet on its thread to be held up; and nothing while a debugger is attached, or after the whole process
-//! was stopped.
+//! It says nothing of a hub that waits for events; of an OS thread that has no greenlets, like those of the pool
+//! ([`unblock`](crate::unblock)); of a thread's own context that computes while there is no greenlet on its thread to
+//! be held up; and nothing while a debugger is attached, or after the whole process was stopped.
 //!
 //! # How, and what it costs
 //!
-//! Each period the monitor reads a count that every hub keeps anyway, of how often it has resumed somebody. If it is the same as a
-//! period before, and the hub does not wait for events, the monitor sends the thread a signal, whose handler walks the stack that it has interrupted. So there
-//! is no cost on the side of the hub until it is held up; and a greenlet that holds it up is told of once it has done so for one
-//! period at least and two at most, and again each further period.
+//! Each period the monitor reads a count that every hub keeps anyway, of how often it has resumed somebody. If it
+//! is the same as a period before, and the hub does not wait for events, the monitor sends the thread a signal,
+//! whose handler walks the stack that it has interrupted. So there is no cost on the side of the hub until it is
+//! held up; and a greenlet that holds it up is told of once it has done so for one period at least and two at most,
+//! and again each further period.
 //!
-//! The signal is `SIGURG`, which is ignored by default, or another that you choose. Its handler passes on what is not meant for it. It is installed with
-//! `SA_RESTART`, so that system calls go on, but for those which never do: a `poll`, `nanosleep` or `epoll_wait` that blocks the OS thread may return
-//! `EINTR`, as from any signal. A thread that blocks the signal is not told of.
+//! The signal is `SIGURG`, which is ignored by default, or another that you choose. Its handler passes on what is not
+//! meant for it. It is installed with `SA_RESTART`, so that system calls go on, but for those which never do: a
+//! `poll`, `nanosleep` or `epoll_wait` that blocks the OS thread may return `EINTR`, as from any signal. A thread that
+//! blocks the signal is not told of.
 //!
-//! The walk is done by the unwinder of the C compiler's library. It can be trusted within a signal handler with glibc 2.35 or newer, where it takes no lock; on
-//! other systems use this for finding a fault, not in production.
+//! The walk is done by the unwinder of the C compiler's library. It can be trusted within a signal handler with
+//! glibc 2.35 or newer, where it takes no lock; on other systems use this for finding a fault, not in production.
 
 #![forbid(unsafe_code)]
 
@@ -60,8 +62,8 @@ const SHORTEST: Duration = Duration::from_millis(5);
 /// How long a thread may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Starts a monitor that writes its reports to stderr: of each greenlet that holds up its hub for 100 ms or longer. For other wishes,
-/// see [`Builder`].
+/// Starts a monitor that writes its reports to stderr: of each greenlet that holds up its hub for 100 ms or longer. For
+/// other wishes, see [`Builder`].
 ///
 /// # Errors
 ///
@@ -131,11 +133,11 @@ impl Builder {
         self
     }
 
-    /// What to do with a report, instead of writing it to stderr. Called on the monitor's thread, which must not wait for a hub that is held up. A panic
-    /// in it is reported by the panic hook, and ends nothing.
+    /// What to do with a report, instead of writing it to stderr. Called on the monitor's thread, which must not wait
+    /// for a hub that is held up. A panic in it is reported by the panic hook, and ends nothing.
     ///
-    /// A thread with a function of yours counts as one that might wake a greenlet, so a deadlock is not found while there are handles (see
-    /// [`Greenlet::join`](crate::Greenlet::join)); the default's does not.
+    /// A thread with a function of yours counts as one that might wake a greenlet, so a deadlock is not found while
+    /// there are handles (see [`Greenlet::join`](crate::Greenlet::join)); the default's does not.
     pub fn on_report(mut self, f: impl FnMut(&Report) + Send + 'static) -> Self {
         self.on_report = Some(Box::new(f));
         self

@@ -19,7 +19,8 @@ use crate::sync::{AsyncResult, BoundedSemaphore, Event, Semaphore};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{Reason, WatchSet, Watcher};
 
-/// What [`wait`] and [`iwait`] can wait for. Nothing is taken by the wait: a semaphore's permit, a queue's item stay where they are.
+/// What [`wait`] and [`iwait`] can wait for. Nothing is taken by the wait: a semaphore's permit, a
+/// queue's item stay where they are.
 ///
 /// | | is ready when |
 /// |---|---|
@@ -29,7 +30,8 @@ use crate::task::{Reason, WatchSet, Watcher};
 /// | a [queue](crate::queue) | an item can be had, or it was shut down |
 /// | [`FdWait`] | the descriptor can be read, or written |
 ///
-/// Whatever else there is to wait for, a greenlet can wait for it: for a child process (`spawn(move || child.wait())`), for a job of a pool, for a lock.
+/// Whatever else there is to wait for, a greenlet can wait for it: for a child process (`spawn(move || child.wait())`),
+/// for a job of a pool, for a lock.
 pub trait Waitable: sealed::Watch {}
 
 pub(crate) mod sealed {
@@ -75,9 +77,11 @@ waitable! {
     [] FdWait,
 }
 
-/// A descriptor that [`wait`] and [`iwait`] can wait for, among other things. For descriptors alone, [`select`](mod@crate::select) is simpler.
+/// A descriptor that [`wait`] and [`iwait`] can wait for, among other things. For descriptors alone,
+/// [`select`](mod@crate::select) is simpler.
 ///
-/// It has a duplicate of the descriptor, so what is closed elsewhere stays open as long as this exists. Each wait takes a greenlet.
+/// It has a duplicate of the descriptor, so what is closed elsewhere stays open as long as this
+/// exists. Each wait takes a greenlet.
 ///
 /// # Examples
 ///
@@ -146,12 +150,13 @@ impl FdWait {
     }
 }
 
-/// Waits until they are ready: all of them, or `count`, or as many as are within `timeout`. Gives those, in the order in which they became ready. May switch.
+/// Waits until they are ready: all of them, or `count`, or as many as are within `timeout`. Gives those, in the order
+/// in which they became ready. May switch.
 ///
 /// # Panics
 ///
-/// On a thread's main stack, if nothing is left that could make one ready, and there is no timeout. In a destructor that runs while its greenlet unwinds, what is
-/// not ready is not waited for.
+/// On a thread's main stack, if nothing is left that could make one ready, and there is no timeout. In a destructor
+/// that runs while its greenlet unwinds, what is not ready is not waited for.
 ///
 /// # Examples
 ///

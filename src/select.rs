@@ -15,12 +15,13 @@
 //! are put into an epoll instance made for that one call: count two system calls for the call and one for each descriptor. For
 //! thousands of connections, a greenlet each is simpler and faster.
 //!
-//! **Regular files**, directories and the like are always ready, as `poll(2)` has it; [`unblock`](crate::unblock) is what keeps a slow disk from
-//! holding up the others.
+//! **Regular files**, directories and the like are always ready, as `poll(2)` has it; [`unblock`](crate::unblock) is
+//! what keeps a slow disk from holding up the others.
 //!
-//! **Closing a descriptor that is waited for** is impossible by safe means, for it is borrowed meanwhile. If it happens nevertheless (a
-//! C library's own descriptor), it wakes nobody, as with the system's `poll`: the wait goes on for the other descriptors and for the
-//! timeout, which then tells [`PollFlags::INVALID`]. So give a timeout where that may happen.
+//! **Closing a descriptor that is waited for** is impossible by safe means, for it is borrowed meanwhile. If it
+//! happens nevertheless (a C library's own descriptor), it wakes nobody, as with the system's `poll`: the wait
+//! goes on for the other descriptors and for the timeout, which then tells [`PollFlags::INVALID`]. So give a
+//! timeout where that may happen.
 
 #![forbid(unsafe_code)]
 
@@ -50,9 +51,11 @@ impl PollFlags {
     pub const READABLE: PollFlags = PollFlags(libc::POLLIN);
     /// There is room to write (`POLLOUT`). A connection that was being made is made, or has failed.
     pub const WRITABLE: PollFlags = PollFlags(libc::POLLOUT);
-    /// There is something out of the ordinary to read: urgent data of TCP, a change of a pseudo-terminal or of a file in `/sys` (`POLLPRI`).
+    /// There is something out of the ordinary to read: urgent data of TCP, a change of a pseudo-terminal or
+    /// of a file in `/sys` (`POLLPRI`).
     pub const PRIORITY: PollFlags = PollFlags(libc::POLLPRI);
-    /// An error waits to be told by the next operation; or nobody reads the pipe any more. Found without being looked for (`POLLERR`).
+    /// An error waits to be told by the next operation; or nobody reads the pipe any more. Found
+    /// without being looked for (`POLLERR`).
     pub const ERROR: PollFlags = PollFlags(libc::POLLERR);
     /// The other end has closed. There may be data left. Found without being looked for (`POLLHUP`).
     pub const HANGUP: PollFlags = PollFlags(libc::POLLHUP);
@@ -177,8 +180,9 @@ fn entry(fd: BorrowedFd<'_>, events: PollFlags) -> libc::pollfd {
 ///
 /// # Errors
 ///
-/// `InvalidInput` if there are more descriptors in the list than the process may have open (`RLIMIT_NOFILE`). `OutOfMemory` and the like if the
-/// system cannot watch so many (`/proc/sys/fs/epoll/max_user_watches`). In a destructor that runs while its greenlet unwinds: if it would have to wait.
+/// `InvalidInput` if there are more descriptors in the list than the process may have open (`RLIMIT_NOFILE`).
+/// `OutOfMemory` and the like if the system cannot watch so many (`/proc/sys/fs/epoll/max_user_watches`). In a
+/// destructor that runs while its greenlet unwinds: if it would have to wait.
 ///
 /// # Examples
 ///
@@ -226,8 +230,9 @@ impl Selected {
     }
 }
 
-/// Waits until something of `read` can be read, something of `write` be written, or something of `except` has an exceptional condition. Gives all
-/// that is ready, as positions in the lists; nothing after `timeout` (`None`: no limit; zero: only looks).
+/// Waits until something of `read` can be read, something of `write` be written, or something of `except` has
+/// an exceptional condition. Gives all that is ready, as positions in the lists; nothing after `timeout`
+/// (`None`: no limit; zero: only looks).
 ///
 /// Descriptors may have any number: the 1024 of `select(2)` are no limit here. May switch.
 ///
@@ -313,8 +318,8 @@ pub fn wait_readable(fd: impl AsFd, timeout: Option<Duration>) -> io::Result<()>
     wait_for_one(fd.as_fd(), PollFlags::READABLE, timeout, "wait_readable of fd")
 }
 
-/// Waits until there is room to write to `fd`, or an error that writing will tell; on a connection that is being made, until it is made, or
-/// has failed. May switch.
+/// Waits until there is room to write to `fd`, or an error that writing will tell; on a connection that is being made,
+/// until it is made, or has failed. May switch.
 ///
 /// `timeout`: `None` for no limit; zero only looks.
 ///
@@ -341,7 +346,8 @@ pub(crate) fn wait_for_one(
     }
 }
 
-/// What all of these are: a real poll(2) that only looks, again and again, with waits for something to happen in between. Tells how many are ready.
+/// What all of these are: a real poll(2) that only looks, again and again, with waits for something to happen in
+/// between. Tells how many are ready.
 fn wait(
     entries: &mut [libc::pollfd],
     timeout: Option<Duration>,
@@ -371,10 +377,12 @@ fn wait(
     }
 }
 
-/// An epoll instance of our own, itself watched by the hub's. (There is only one place for each descriptor in the hub's, which may be taken.)
+/// An epoll instance of our own, itself watched by the hub's. (There is only one place for each descriptor in
+/// the hub's, which may be taken.)
 ///
-/// It refers to the open files by their numbers, not to duplicates of them, so that one that is closed meanwhile is really closed: its peer
-/// is told at once. Both levels are edge-triggered: after an event that is not one of those looked for, only the next one wakes.
+/// It refers to the open files by their numbers, not to duplicates of them, so that one that is closed meanwhile is
+/// really closed: its peer is told at once. Both levels are edge-triggered: after an event that is not one of those
+/// looked for, only the next one wakes.
 struct Watch<'a> {
     hub: &'a Hub,
     poll: Poll,
@@ -441,7 +449,8 @@ fn interests(entries: &[libc::pollfd]) -> Vec<(RawFd, Interest)> {
     wanted
 }
 
-/// Errors and hang-ups are always told. Where nothing else is looked for, something must be nevertheless: mio has no empty interest.
+/// Errors and hang-ups are always told. Where nothing else is looked for, something must be
+/// nevertheless: mio has no empty interest.
 fn interest(events: libc::c_short) -> Interest {
     #[cfg(target_os = "linux")]
     const PRIORITY: Interest = Interest::PRIORITY;

@@ -1,16 +1,17 @@
 //! Signals, handled by greenlets.
 //!
-//! [`wait`] waits for one, [`Signals`] gives one after the other, and [`handle`] calls a function for each. Nothing of the caller's runs in
-//! the signal handler proper, so everything is allowed: allocating, locking, waiting.
+//! [`wait`] waits for one, [`Signals`] gives one after the other, and [`handle`] calls a function for each. Nothing of
+//! the caller's runs in the signal handler proper, so everything is allowed: allocating, locking, waiting.
 //!
-//! - A signal is noticed when its thread's hub looks at I/O: at once if it waits, else as soon as the greenlet that runs waits or yields. A
-//!   computation that does neither holds it up, as it does everything else.
+//! - A signal is noticed when its thread's hub looks at I/O: at once if it waits, else as soon as the greenlet that
+//!   runs waits or yields. A computation that does neither holds it up, as it does everything else.
 //! - Signals of one kind that come before they were looked at count as one, as with POSIX.
-//! - Several may handle the same signal, also on several threads: each gets it. So do handlers of other code that uses `signal-hook`, and a
-//!   handler that was installed before.
-//! - **When the last one of this module that handled a signal is gone, the default action is back** (for SIGINT: the process ends by
-//!   it), if it was in force before the first one came. So while a server that was asked to stop by Ctrl-C still does so, a second Ctrl-C
-//!   ends it at once. A signal that was ignored before (as SIGHUP under `nohup`) is then ignored again. (Real-time signals are ignored in either case.)
+//! - Several may handle the same signal, also on several threads: each gets it. So do handlers of other code that uses
+//!   `signal-hook`, and a handler that was installed before.
+//! - **When the last one of this module that handled a signal is gone, the default action is back** (for SIGINT: the
+//!   process ends by it), if it was in force before the first one came. So while a server that was asked to stop by
+//!   Ctrl-C still does so, a second Ctrl-C ends it at once. A signal that was ignored before (as SIGHUP under `nohup`)
+//!   is then ignored again. (Real-time signals are ignored in either case.)
 //!
 //! ```
 //! use std::time::Duration;
@@ -54,8 +55,8 @@ use crate::sys::signal::{Disposition, disposition, run_on_signal_stack};
 
 /// Waits for one of these signals, and tells which has come. May switch.
 ///
-/// Only signals that come while it waits count; see [`Signals`] for those that come in between. If it is called in `main`, this is what keeps
-/// the process going: the hub waits with it, and there is no deadlock meanwhile.
+/// Only signals that come while it waits count; see [`Signals`] for those that come in between. If it is called in
+/// `main`, this is what keeps the process going: the hub waits with it, and there is no deadlock meanwhile.
 ///
 /// # Errors
 ///
@@ -95,8 +96,9 @@ impl Signals {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for what is not a signal or cannot be handled: SIGKILL and SIGSTOP, which the system keeps for itself, and SIGSEGV,
-    /// SIGILL and SIGFPE, which are faults of the code that runs. Others as the system's, if it has no more descriptors.
+    /// `InvalidInput` for what is not a signal or cannot be handled: SIGKILL and SIGSTOP, which the system keeps
+    /// for itself, and SIGSEGV, SIGILL and SIGFPE, which are faults of the code that runs. Others as the system's,
+    /// if it has no more descriptors.
     pub fn new(signals: &[i32]) -> io::Result<Signals> {
         let claims = signals.iter().map(|&signal| Claim::new(signal)).collect::<io::Result<Vec<_>>>()?;
         let (read, write) = UnixStream::pair()?;
@@ -117,7 +119,8 @@ impl Signals {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` in a destructor that runs while its greenlet unwinds. Others as the system's, if this thread cannot watch any more descriptors.
+    /// `WouldBlock` in a destructor that runs while its greenlet unwinds. Others as the system's, if this thread
+    /// cannot watch any more descriptors.
     pub fn wait(&mut self) -> io::Result<i32> {
         loop {
             if let Some(signal) = self.try_wait() {
@@ -136,10 +139,12 @@ impl Iterator for Signals {
     }
 }
 
-/// Calls `handler` for each `signal`, in a new greenlet of this thread: so it may wait, and the next signal's may begin before it is done.
+/// Calls `handler` for each `signal`, in a new greenlet of this thread: so it may wait, and the next
+/// signal's may begin before it is done.
 ///
-/// The handler stays until the [`SignalHandler`] is dropped, or the thread ends. It does not keep the hub waiting: a `main` that waits for what nothing but a
-/// signal could bring about is told of a deadlock, as it is without the handler. [`wait`] is for that.
+/// The handler stays until the [`SignalHandler`] is dropped, or the thread ends. It does not keep the hub waiting: a
+/// `main` that waits for what nothing but a signal could bring about is told of a deadlock, as it is without the
+/// handler. [`wait`] is for that.
 ///
 /// A panic of `handler` is reported as any panic is, by the panic hook, and ends that call only.
 ///

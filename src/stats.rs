@@ -40,8 +40,8 @@ pub struct Stats {
     pub queue_time: Histogram,
     /// How many times the hub has asked the system for events.
     pub polls: u64,
-    /// How many deadlines the hub keeps: of all sleeps and timeouts that are going on, and of those that ended early and whose time has
-    /// not come yet.
+    /// How many deadlines the hub keeps: of all sleeps and timeouts that are going on, and of those that ended early
+    /// and whose time has not come yet.
     pub timers: usize,
     /// How many greenlets, coroutines and generators have not ended. The thread's own stack is not counted.
     pub live: usize,
@@ -62,8 +62,9 @@ pub fn here() -> Stats {
 
 /// The numbers of all hubs of this process, in the order in which they were made. From any thread; makes no hub.
 ///
-/// For this thread's hub, they are as by [`here`]. A hub of another thread brings its numbers up to date in each turn of its loop, which is
-/// every half millisecond at least and before it goes to sleep, unless a greenlet (or the thread's own code) does not let it.
+/// For this thread's hub, they are as by [`here`]. A hub of another thread brings its numbers up to date in each turn
+/// of its loop, which is every half millisecond at least and before it goes to sleep, unless a greenlet (or the
+/// thread's own code) does not let it.
 pub fn all() -> Vec<Stats> {
     if crate::hub::existing().is_some() {
         hub().publish_exactly();
@@ -123,8 +124,8 @@ impl Histogram {
         Duration::from_nanos(self.longest)
     }
 
-    /// What the part `q` of all (0.99: all but one in a hundred) does not exceed: at most twice as much as the least duration of which
-    /// that is true. Zero if there are none.
+    /// What the part `q` of all (0.99: all but one in a hundred) does not exceed: at most twice as much as the least
+    /// duration of which that is true. Zero if there are none.
     ///
     /// # Panics
     ///

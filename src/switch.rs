@@ -26,24 +26,26 @@ use crate::task::{
 ///
 /// This is greenlet's `greenlet`; all its rules hold:
 ///
-/// - Any coroutine may switch to any other of its thread. The value given is what the target's pending [`switch`](Self::switch) returns;
-///   a first switch gives it to the function as its argument.
-/// - When the function returns, its result goes to the *parent* (the coroutine in which it was made, until [`set_parent`](Self::set_parent)), as the result of the
-///   parent's pending `switch`. If the parent has ended, its parent gets it, and so on up to main. A parent that has not started is
-///   started with it. One that waits for something else than a switch cannot take it, so its parent gets it; if nobody can, it is dropped, and a
-///   line on stderr says so.
+/// - Any coroutine may switch to any other of its thread. The value given is what the target's pending
+///   [`switch`](Self::switch) returns; a first switch gives it to the function as its argument.
+/// - When the function returns, its result goes to the *parent* (the coroutine in which it was made, until
+///   [`set_parent`](Self::set_parent)), as the result of the parent's pending `switch`. If the parent has
+///   ended, its parent gets it, and so on up to main. A parent that has not started is started with it. One
+///   that waits for something else than a switch cannot take it, so its parent gets it; if nobody can, it is
+///   dropped, and a line on stderr says so.
 /// - A panic goes on in the parent's `switch`. An end by [`GreenletExit`] arrives there as a value: [`SwitchError::Exit`].
 /// - A switch to a coroutine that has ended goes to its parent. A switch to oneself returns at once.
 ///
 /// Blocking calls (sleep, sockets, join) work inside of a coroutine, and hold up only those who wait for it.
 ///
-/// The handle can be cloned. When the last one of a suspended coroutine is dropped, nobody could ever switch to it: it is unwound
-/// right there with [`GreenletExit`], its destructors run, and then the drop returns. (If it catches the exit, the drop returns when it
-/// waits again, and if it has made a new handle of itself by then, it lives on.) A child keeps a handle on its parent. At the end of
-/// the thread, what is still suspended is unwound, as for [`Greenlet`](crate::Greenlet).
+/// The handle can be cloned. When the last one of a suspended coroutine is dropped, nobody could ever switch to it: it
+/// is unwound right there with [`GreenletExit`], its destructors run, and then the drop returns. (If it catches the
+/// exit, the drop returns when it waits again, and if it has made a new handle of itself by then, it lives on.) A child
+/// keeps a handle on its parent. At the end of the thread, what is still suspended is unwound, as for
+/// [`Greenlet`](crate::Greenlet).
 ///
-/// Handles may go to other threads; the coroutine does not. A switch from another thread is refused, and a last handle dropped there has the coroutine
-/// unwound by its own thread.
+/// Handles may go to other threads; the coroutine does not. A switch from another thread is refused, and a last handle
+/// dropped there has the coroutine unwound by its own thread.
 ///
 /// ```
 /// use switchgrass::Coroutine;
@@ -72,8 +74,8 @@ pub struct Coroutine<M: 'static> {
 /// Why [`Coroutine::switch`] or [`throw`](Coroutine::throw) gives no value.
 #[non_exhaustive]
 pub enum SwitchError<G> {
-    /// A coroutine that was to give us its result has ended by [`GreenletExit`] instead. The only one of these that is no refusal: control
-    /// did go away and come back.
+    /// A coroutine that was to give us its result has ended by [`GreenletExit`] instead. The only one of these that is
+    /// no refusal: control did go away and come back.
     Exit(GreenletExit),
     /// The target belongs to another thread, and is unharmed.
     OtherThread {
@@ -84,8 +86,9 @@ pub enum SwitchError<G> {
         /// The target's thread.
         there: String,
     },
-    /// The target waits for a message of another type. (This can only be found at run time where a handle's type was chosen freely: by
-    /// `current`, `main` or `parent`, or where two coroutines with different messages share a parent.)
+    /// The target waits for a message of another type. (This can only be found at run time where a
+    /// handle's type was chosen freely: by `current`, `main` or `parent`, or where two coroutines with
+    /// different messages share a parent.)
     WrongType {
         /// What was to be sent.
         given: G,
@@ -184,8 +187,8 @@ impl fmt::Display for ParentError {
 impl std::error::Error for ParentError {}
 
 impl<M: 'static> Coroutine<M> {
-    /// A coroutine that will run `f`, which gets the message of the first switch. Its parent is the current one. It has no stack before it
-    /// starts.
+    /// A coroutine that will run `f`, which gets the message of the first switch. Its parent is the current one. It
+    /// has no stack before it starts.
     #[track_caller]
     pub fn new(f: impl FnOnce(M) -> M + 'static) -> Self {
         Self::launch(stack::DEFAULT_SIZE, Location::caller(), Box::new(f))
@@ -227,7 +230,8 @@ impl<M: 'static> Coroutine<M> {
         Coroutine { handle, message: PhantomData }
     }
 
-    /// The one that calls this: a coroutine, a greenlet, or main. `M` is for you to say; it should be what it waits for in its switches.
+    /// The one that calls this: a coroutine, a greenlet, or main. `M` is for you to say; it should be
+    /// what it waits for in its switches.
     pub fn current() -> Self {
         Self::of(&hub().current().to_ref())
     }
@@ -241,16 +245,18 @@ impl<M: 'static> Coroutine<M> {
         Coroutine { handle: task.new_handle(), message: PhantomData }
     }
 
-    /// Suspends the current coroutine and runs this one, which gets `message`. Returns what somebody switches back with, whoever that is.
+    /// Suspends the current coroutine and runs this one, which gets `message`. Returns what somebody
+    /// switches back with, whoever that is.
     ///
     /// # Errors
     ///
-    /// [`SwitchError::Exit`] if it is the end of a child by [`GreenletExit`] that leads back here. All others are refusals: nothing was
-    /// switched, and they give the message back.
+    /// [`SwitchError::Exit`] if it is the end of a child by [`GreenletExit`] that leads back here. All others are
+    /// refusals: nothing was switched, and they give the message back.
     ///
     /// # Panics
     ///
-    /// With what is thrown into the current coroutine, or what a child of it panicked with. On main, if nothing can ever switch back.
+    /// With what is thrown into the current coroutine, or what a child of it panicked with. On main,
+    /// if nothing can ever switch back.
     #[inline(always)]
     pub fn switch(&self, message: M) -> Result<M, SwitchError<M>> {
         let hub = hub();
@@ -269,8 +275,9 @@ impl<M: 'static> Coroutine<M> {
 
     #[inline(always)]
     fn switch_checked(hub: &Hub, target: &Task, slot: Slot, message: M) -> Result<M, SwitchError<M>> {
-        // SAFETY: the types are equal (our caller has compared them), so the slot is a `Cell<Option<M>>`; it is on the stack of a task
-        // that waits, or in the body of one that has not started, so it is alive; and this is their thread.
+        // SAFETY: the types are equal (our caller has compared them), so the slot is a `Cell<Option<M>>`;
+        // it is on the stack of a task that waits, or in the body of one that has not started, so it is
+        // alive; and this is their thread.
         unsafe { slot.place.cast::<Cell<Option<M>>>().as_ref() }.set(Some(message));
         Self::wait_for_message(hub, target)
     }
@@ -352,8 +359,8 @@ impl<M: 'static> Coroutine<M> {
 
     /// Suspends the current coroutine and has this one unwind with `payload`, from its pending `switch`.
     ///
-    /// It may catch that. One that has not started never runs, and the payload goes to its parent. One that has ended: [`GreenletExit`] comes
-    /// back at once, everything else goes to the parent, as a switch would.
+    /// It may catch that. One that has not started never runs, and the payload goes to its parent. One that has ended:
+    /// [`GreenletExit`] comes back at once, everything else goes to the parent, as a switch would.
     ///
     /// # Errors
     ///
@@ -361,7 +368,8 @@ impl<M: 'static> Coroutine<M> {
     ///
     /// # Panics
     ///
-    /// As [`switch`](Self::switch); at once, if it is the current one that is thrown into. In a program built with `panic = "abort"`.
+    /// As [`switch`](Self::switch); at once, if it is the current one that is thrown into. In a
+    /// program built with `panic = "abort"`.
     pub fn throw(&self, payload: Payload) -> Result<M, SwitchError<Payload>> {
         unwind::require("throw()");
         let hub = hub();
@@ -494,11 +502,12 @@ impl<M> fmt::Debug for Coroutine<M> {
     }
 }
 
-/// Sets the function that is told of every explicit switch on this thread, in the context of the target; gives back the one before.
+/// Sets the function that is told of every explicit switch on this thread, in the context of the
+/// target; gives back the one before.
 ///
-/// As `greenlet.settrace`: also when a coroutine starts or ends; not for a switch to oneself, and not for what the hub does when
-/// something waits. A tracer that panics is removed, and its panic is raised in the target. While it runs, it is not told of its own
-/// switches.
+/// As `greenlet.settrace`: also when a coroutine starts or ends; not for a switch to oneself, and not for what the hub
+/// does when something waits. A tracer that panics is removed, and its panic is raised in the target. While it runs, it
+/// is not told of its own switches.
 pub fn set_tracer(tracer: Option<Tracer>) -> Option<Tracer> {
     hub().set_tracer(tracer)
 }

@@ -115,8 +115,9 @@ pub fn timeout<T>(duration: Duration, f: impl FnOnce() -> T) -> Result<T, Elapse
 
 /// A timeout that is started and cancelled by hand: gevent's `Timeout`. Where a call is to be limited, [`timeout()`] is simpler.
 ///
-/// When its time is up, the suspension point that its greenlet waits in (or the next one that it comes to) unwinds, once. Nobody catches that but
-/// `std::panic::catch_unwind`; [`is_cause_of`](Self::is_cause_of) tells whether it was this one. If nobody does, it ends the greenlet, like a panic without a message.
+/// When its time is up, the suspension point that its greenlet waits in (or the next one that it comes to) unwinds,
+/// once. Nobody catches that but `std::panic::catch_unwind`; [`is_cause_of`](Self::is_cause_of) tells whether it was
+/// this one. If nobody does, it ends the greenlet, like a panic without a message.
 ///
 /// It limits the greenlet that has started it, and may be cancelled by another one of the thread. Dropping it cancels it.
 ///

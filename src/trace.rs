@@ -34,8 +34,8 @@ use crate::task::{Kind, State, TaskRef};
 
 /// Starts recording on all hubs of this process, those included that are made later. What was being recorded is thrown away.
 ///
-/// `capacity` is how many events are kept per hub (1 at least): the newest. An event takes 100 bytes, and keeps the control block of its greenlet in memory (but
-/// neither its stack nor its result).
+/// `capacity` is how many events are kept per hub (1 at least): the newest. An event takes 100 bytes, and keeps the
+/// control block of its greenlet in memory (but neither its stack nor its result).
 ///
 /// This thread's hub begins at once. Another one begins when its loop comes by, soon if it sleeps.
 ///
@@ -51,8 +51,8 @@ pub fn is_on() -> bool {
 
 /// Ends the recording, and gives what there is of it: nothing, if none was going on. From any thread.
 ///
-/// What the greenlet that calls this (or the thread's own code) has run since it was resumed is in it. Whoever runs on another thread at this moment
-/// is not seen since it was resumed.
+/// What the greenlet that calls this (or the thread's own code) has run since it was resumed is in it. Whoever runs on
+/// another thread at this moment is not seen since it was resumed.
 ///
 /// Does not switch.
 pub fn stop() -> Trace {
@@ -129,8 +129,8 @@ pub enum What {
         /// What it did then.
         then: Then,
     },
-    /// It became ready to run. If by one of its own hub, the time is that of the end of the run in which it was woken. If by one of another hub, it was sent word at this time, and
-    /// is woken once more when its own hub's loop looks.
+    /// It became ready to run. If by one of its own hub, the time is that of the end of the run in which it was woken.
+    /// If by one of another hub, it was sent word at this time, and is woken once more when its own hub's loop looks.
     Woken {
         /// The id of who woke it. It is a hub's loop for descriptors, timers and what comes from another thread.
         by: u64,
@@ -235,8 +235,9 @@ impl Trace {
 
     /// Writes the trace in Chrome's trace event format, which <https://ui.perfetto.dev> opens.
     ///
-    /// Hubs are shown as processes, with a row for the loop and one for each that ran on it. A slice is a run, its arguments say what woke
-    /// it and what it waited for after; an arrow leads from who woke to the run that came of it.
+    /// Hubs are shown as processes, with a row for the loop and one for each that ran on it. A slice
+    /// is a run, its arguments say what woke it and what it waited for after; an arrow leads from who
+    /// woke to the run that came of it.
     ///
     /// # Errors
     ///

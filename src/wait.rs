@@ -1,9 +1,9 @@
 //! Waiting in line: what every primitive is made of.
 //!
-//! A primitive keeps its state behind a [`Lock`], and in the state one [`Queue`] for each thing that can be waited for. A task that has to
-//! wait puts a [`Node`], which lives on its own stack, at the end of a queue, and parks. Whoever has something for it *hands it over*: takes
-//! the first node out, exchanges its item, and marks it as chosen, all under the lock; then wakes its task. So nobody overtakes, and who
-//! wakes up has what it waited for and need not look again.
+//! A primitive keeps its state behind a [`Lock`], and in the state one [`Queue`] for each thing that can be waited for.
+//! A task that has to wait puts a [`Node`], which lives on its own stack, at the end of a queue, and parks. Whoever has
+//! something for it *hands it over*: takes the first node out, exchanges its item, and marks it as chosen, all under
+//! the lock; then wakes its task. So nobody overtakes, and who wakes up has what it waited for and need not look again.
 //!
 //! ```text
 //!             push                  hand_over                 wake
@@ -41,8 +41,8 @@ pub(crate) struct Queue<P> {
     tail: *const Node<P>,
 }
 
-// SAFETY: the nodes belong to tasks of any thread. Of a node, its item goes to another thread, which `P: Send` allows; the task is only
-// woken, which any thread may; the other fields are changed under the lock only.
+// SAFETY: the nodes belong to tasks of any thread. Of a node, its item goes to another thread, which `P: Send` allows;
+// the task is only woken, which any thread may; the other fields are changed under the lock only.
 unsafe impl<P: Send> Send for Queue<P> {}
 
 /// One task in one queue.
@@ -228,8 +228,8 @@ impl<P> Queue<P> {
         }
     }
 
-    /// Takes the first node out whose task can still be reached, has `exchange` do something with its item, and chooses it. `None`: nobody
-    /// waits.
+    /// Takes the first node out whose task can still be reached, has `exchange` do something with its item, and
+    /// chooses it. `None`: nobody waits.
     ///
     /// `exchange` is called under the lock: it moves things, and does nothing else.
     #[inline]
@@ -245,11 +245,13 @@ impl<P> Queue<P> {
         exchange: impl FnOnce(&mut Option<P>) -> R,
     ) -> Option<(R, Wakeup)> {
         while !self.head.is_null() {
-            // SAFETY: the invariant. The owner may go on, and the node be gone, once its state is CHOSEN: the last thing done here.
+            // SAFETY: the invariant. The owner may go on, and the node be gone, once its state is
+            // CHOSEN: the last thing done here.
             let node = unsafe { &*self.head };
             let task = node.task.get().expect("a queued node has a task");
-            // SAFETY: the task is alive: it cannot leave the wait while its node is queued, and one that was given up at the end of its
-            // thread is never freed, nor is its stack. If it is of this thread, it has to run to get away.
+            // SAFETY: the task is alive: it cannot leave the wait while its node is queued, and one that
+            // was given up at the end of its thread is never freed, nor is its stack. If it is of this
+            // thread, it has to run to get away.
             let wakeup = unsafe { Wakeup::new(task, node.epoch.get()) };
             // SAFETY: the node is QUEUED to its owner, who leaves the item alone.
             if wakeup.is_some() && !admit(unsafe { &*node.item.get() }) {
@@ -299,11 +301,12 @@ pub(crate) trait Line {
 
     fn queue(state: &mut Self::State) -> &mut Queue<Self::Item>;
 
-    /// Something was handed over to a task that is killed before it could take it: does with it what is done with what comes back.
+    /// Something was handed over to a task that is killed before it could take it: does with it
+    /// what is done with what comes back.
     fn pass_on(&self, state: LockGuard<'_, Self::State>, item: Option<Self::Item>);
 
-    /// A task that was to wait, or did, is not in line any more, and got nothing: its deadline has come, or it unwinds. Does what that makes
-    /// possible for the others.
+    /// A task that was to wait, or did, is not in line any more, and got nothing: its deadline has come, or it unwinds.
+    /// Does what that makes possible for the others.
     fn gave_up(&self, _state: LockGuard<'_, Self::State>) {}
 
     fn reason(&self) -> Reason;
@@ -325,7 +328,8 @@ impl<P> Outcome<P> {
     }
 }
 
-/// Waits at the end of the line until something is handed over, or the deadline has come. `state` is the lock, which is let go. May switch.
+/// Waits at the end of the line until something is handed over, or the deadline has come. `state` is the
+/// lock, which is let go. May switch.
 ///
 /// A kill or a timeout scope unwinds from here.
 ///
@@ -358,9 +362,9 @@ pub(crate) fn wait<L: Line>(
     if chosen { Outcome::Chosen(item) } else { Outcome::TimedOut(item) }
 }
 
-/// As [`wait`] without a deadline, for what cannot fail. While the task unwinds, nothing may be switched, and this blocks the OS thread: until
-/// another thread hands over, or for good, with a message, where there is none. It goes to the head of the line then: those before it may be of its own
-/// thread.
+/// As [`wait`] without a deadline, for what cannot fail. While the task unwinds, nothing may be switched, and this
+/// blocks the OS thread: until another thread hands over, or for good, with a message, where there is none. It goes to
+/// the head of the line then: those before it may be of its own thread.
 pub(crate) fn insist<L: Line>(
     line: &L,
     state: LockGuard<'_, L::State>,

@@ -1,17 +1,15 @@
 //! What ends a process, or changes it for good: overflows, limits of the system, the end of `main`.
 //!
-//! Each case runs in a child process, which is this executable again, with the name of the case in the environment. There is no
-//! test harness here, for its children would run on a thread of the harness: the *main* thread of each child is the case's own.
+//! Each case has the main thread of a process of its own (see `cases`).
 
-use std::any::Any;
 use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt;
-use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::panic::panic_any;
+use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
-use std::{env, fs, hint, process, ptr, thread};
+use std::{fs, hint, process, ptr, thread};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use switchgrass::threadpool::{self, ThreadPool};
@@ -22,17 +20,65 @@ use switchgrass::{
     Builder, Greenlet, current, joinall, killall, park, scope, sleep, spawn, testing, unblock, yield_now,
 };
 
-/// What the child does on its main thread, and what the parent then finds.
+use self::cases::Outcome;
+use self::util::{catch, text};
+
+mod cases;
+#[allow(dead_code, reason = "the other tests use the rest")]
+#[path = "it/util.rs"]
+mod util;
+
 struct Case {
     name: &'static str,
     child: fn(),
     check: fn(&Outcome),
 }
 
-struct Outcome {
-    status: ExitStatus,
-    stdout: String,
-    stderr: String,
+impl cases::Case for Case {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn child(&self) {
+        limit(libc::RLIMIT_CORE, 0);
+        (self.child)();
+    }
+
+    fn check(&self, outcome: &Outcome) {
+        (self.check)(outcome);
+    }
+}
+
+impl Outcome {
+    #[track_caller]
+    fn died_by(&self, signal: i32) {
+        assert_eq!(self.status.signal(), Some(signal), "{}", self.status);
+    }
+
+    #[track_caller]
+    fn exited_with(&self, code: i32) {
+        assert_eq!(self.status.code(), Some(code), "{}", self.status);
+    }
+
+    #[track_caller]
+    fn says(&self, part: &str) {
+        assert!(self.stderr.contains(part), "no {part:?} on stderr");
+    }
+
+    #[track_caller]
+    fn does_not_say(&self, part: &str) {
+        assert!(!self.stderr.contains(part), "{part:?} on stderr");
+    }
+
+    #[track_caller]
+    fn printed(&self, all: &str) {
+        assert_eq!(self.stdout, all);
+    }
+}
+
+fn main() -> ExitCode {
+    // Two at a time: most of them wait for the system, not for the processor.
+    cases::main(CASES, 2, 100)
 }
 
 macro_rules! cases {
@@ -756,116 +802,4 @@ fn only_switches() {
     assert_eq!(descriptors(), before);
     sleep(Duration::from_millis(1));
     assert!(descriptors() > before);
-}
-
-// ---- Running them -------------------------------------------------------------------------------------------------------
-
-const SELECTED: &str = "SWITCHGRASS_CRASH_CASE";
-
-fn main() -> ExitCode {
-    if let Ok(name) = env::var(SELECTED) {
-        let case = CASES.iter().find(|case| case.name == name).expect("the parent knows the names");
-        limit(libc::RLIMIT_CORE, 0);
-        // SAFETY: alarm takes a number. It ends a child that hangs.
-        unsafe { libc::alarm(100) };
-        (case.child)();
-        return ExitCode::SUCCESS;
-    }
-
-    // As much of the harness's command line as `cargo test` and people use.
-    let mut filters = Vec::new();
-    let mut arguments = env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match &*argument {
-            "--list" => {
-                CASES.iter().for_each(|case| println!("{}: test", case.name));
-                return ExitCode::SUCCESS;
-            }
-            "--ignored" => return ExitCode::SUCCESS,
-            "--test-threads" | "--skip" | "--color" | "--format" | "-Z" => drop(arguments.next()),
-            flag if flag.starts_with('-') => {}
-            _ => filters.push(argument),
-        }
-    }
-    let selected = |case: &&Case| filters.is_empty() || filters.iter().any(|part| case.name.contains(part));
-
-    // Two at a time: most of them wait for the system, not for the processor.
-    let (give, take) = mpsc::channel();
-    let cases = std::sync::Mutex::new(CASES.iter().filter(selected));
-    thread::scope(|s| {
-        for _ in 0..2 {
-            s.spawn(|| {
-                loop {
-                    let Some(case) = cases.lock().unwrap().next() else { return };
-                    let outcome = run(case);
-                    let result = catch(|| (case.check)(&outcome));
-                    println!("test {} ... {}", case.name, if result.is_ok() { "ok" } else { "FAILED" });
-                    if result.is_err() {
-                        println!(
-                            "  {}\n--- stdout\n{:.5000}--- stderr\n{:.5000}---",
-                            outcome.status, outcome.stdout, outcome.stderr
-                        );
-                    }
-                    give.send(result.is_ok()).unwrap();
-                }
-            });
-        }
-    });
-    drop(give);
-    let (passed, failed): (Vec<_>, Vec<_>) = take.iter().partition(|&passed| passed);
-    println!("\ntest result: {} passed; {} failed", passed.len(), failed.len());
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn run(case: &Case) -> Outcome {
-    let child = Command::new(env::current_exe().unwrap())
-        .env(SELECTED, case.name)
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    Outcome {
-        status: child.status,
-        stdout: String::from_utf8_lossy(&child.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&child.stderr).into_owned(),
-    }
-}
-
-impl Outcome {
-    #[track_caller]
-    fn died_by(&self, signal: i32) {
-        assert_eq!(self.status.signal(), Some(signal), "{}", self.status);
-    }
-
-    #[track_caller]
-    fn exited_with(&self, code: i32) {
-        assert_eq!(self.status.code(), Some(code), "{}", self.status);
-    }
-
-    #[track_caller]
-    fn says(&self, part: &str) {
-        assert!(self.stderr.contains(part), "no {part:?} on stderr");
-    }
-
-    #[track_caller]
-    fn does_not_say(&self, part: &str) {
-        assert!(!self.stderr.contains(part), "{part:?} on stderr");
-    }
-
-    #[track_caller]
-    fn printed(&self, all: &str) {
-        assert_eq!(self.stdout, all);
-    }
-}
-
-fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
-    catch_unwind(AssertUnwindSafe(f))
-}
-
-fn text(payload: &Box<dyn Any + Send>) -> &str {
-    payload
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| payload.downcast_ref::<&str>().copied())
-        .expect("the payload is a text")
 }

@@ -1,11 +1,10 @@
 //! What becomes of coroutines and generators when the process ends, and what only a process without other threads can show.
 //!
-//! As in `crash.rs`, each case runs in a child process, which is this executable again with the name of the case in the environment,
-//! on the child's main thread.
+//! Each case has the main thread of a process of its own (see `cases`).
 
 use std::cell::{Cell, RefCell};
 use std::panic::resume_unwind;
-use std::process::{Command, ExitCode, Output, exit};
+use std::process::{ExitCode, exit};
 use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -15,8 +14,10 @@ use switchgrass::{
     Coroutine, Generator, GreenletExit, Step, Yielder, current, set_tracer, sleep, spawn, timeout, yield_now,
 };
 
+use self::cases::Outcome;
 use self::util::{Drops, OnDrop, catch};
 
+mod cases;
 #[allow(dead_code, reason = "the other tests use the rest")]
 #[path = "it/util.rs"]
 mod util;
@@ -29,6 +30,29 @@ struct Case {
     stdout: &'static str,
     /// Parts of it. None: it is empty.
     stderr: &'static [&'static str],
+}
+
+impl cases::Case for Case {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn child(&self) {
+        (self.child)();
+    }
+
+    fn check(&self, outcome: &Outcome) {
+        assert_eq!(outcome.status.code(), Some(self.status));
+        assert_eq!(outcome.stdout, self.stdout);
+        match self.stderr {
+            [] => assert_eq!(outcome.stderr, ""),
+            parts => assert!(parts.iter().all(|part| outcome.stderr.contains(part)), "not all of {parts:?}"),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    cases::main(CASES, 1, 60)
 }
 
 macro_rules! cases {
@@ -566,49 +590,4 @@ fn random_trees(rounds: u64) {
         assert_eq!(frames.made(), frames.count(), "in round {round}");
         assert!(frames.made() > 1_000);
     }
-}
-
-// ---- The runner -----------------------------------------------------------------------------------------------------
-
-const SELECTED: &str = "SWITCHGRASS_CRASH_SWITCH_CASE";
-
-fn main() -> ExitCode {
-    if let Ok(name) = env::var(SELECTED) {
-        let case = CASES.iter().find(|case| case.name == name).expect("the parent knows the names");
-        // SAFETY: alarm takes a number. It ends a child that hangs.
-        unsafe { libc::alarm(60) };
-        (case.child)();
-        return ExitCode::SUCCESS;
-    }
-    let arguments: Vec<_> = env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        CASES.iter().for_each(|case| println!("{}: test", case.name));
-        return ExitCode::SUCCESS;
-    }
-    if arguments.iter().any(|argument| argument == "--ignored") {
-        return ExitCode::SUCCESS;
-    }
-    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let selected = |case: &&Case| filters.is_empty() || filters.iter().any(|part| case.name.contains(*part));
-    let failed = CASES.iter().filter(selected).filter(|case| !passes(case)).count();
-    println!("crash_switch: {} cases, {failed} failed", CASES.iter().filter(selected).count());
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn passes(case: &Case) -> bool {
-    let executable = env::current_exe().unwrap();
-    let child = Command::new(executable).env(SELECTED, case.name).env("RUST_BACKTRACE", "0").output();
-    let Output { status, stdout, stderr } = child.unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-    let told = if case.stderr.is_empty() {
-        stderr.is_empty()
-    } else {
-        case.stderr.iter().all(|part| stderr.contains(part))
-    };
-    let passes = status.code() == Some(case.status) && stdout == case.stdout && told;
-    println!("test {} ... {}", case.name, if passes { "ok" } else { "FAILED" });
-    if !passes {
-        println!("  {status}\n--- stdout\n{stdout}--- expected\n{}--- stderr\n{stderr}---", case.stdout);
-    }
-    passes
 }

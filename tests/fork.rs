@@ -1,18 +1,16 @@
 //! What becomes of greenlets, sockets and threads when the process forks.
 //!
-//! Each case runs in a process of its own, which is this executable again with the name of the case in the environment: on its *main* thread, without
-//! a test harness. It fails by a panic, or by a child that does.
+//! Each case has the main thread of a process of its own (see `cases`). It fails by a panic, or by a child that does.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use switchgrass::net::{TcpListener, TcpStream, UnixStream};
 use switchgrass::server::{Prefork, StreamServer, Worker, WorkerEvent};
@@ -21,6 +19,13 @@ use switchgrass::{
     Coroutine, Generator, Greenlet, Handle, Waitable, current, joinall, park, scope, sleep, spawn,
     spawn_later, testing, timeout, unblock, wait, yield_now,
 };
+
+use self::util::{catch, text};
+
+mod cases;
+#[allow(dead_code, reason = "the other tests use the rest")]
+#[path = "it/util.rs"]
+mod util;
 
 macro_rules! cases {
     ($($name:ident;)*) => {
@@ -73,6 +78,10 @@ const CASES: &[(&str, fn())] = cases! {
     prefork_refuses_a_process_with_other_threads;
     prefork_works_in_a_process_with_greenlets;
 };
+
+fn main() -> ExitCode {
+    cases::main(CASES, 1, 60)
+}
 
 // ---- What runs, and where -------------------------------------------------------------------------------------------
 
@@ -1048,54 +1057,4 @@ fn registrations() -> usize {
     let files = open_files();
     let (fd, _) = files.iter().find(|(_, target)| target.contains("eventpoll")).unwrap();
     fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap().matches("tfd:").count()
-}
-
-fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
-    catch_unwind(AssertUnwindSafe(f))
-}
-
-fn text(payload: &Box<dyn Any + Send>) -> &str {
-    payload
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| payload.downcast_ref::<&str>().copied())
-        .expect("the payload is a text")
-}
-
-// ---- Running them -------------------------------------------------------------------------------------------------------
-
-const SELECTED: &str = "SWITCHGRASS_FORK_CASE";
-
-fn main() -> ExitCode {
-    if let Ok(name) = env::var(SELECTED) {
-        let (_, case) = CASES.iter().find(|(case, _)| *case == name).expect("the parent knows the names");
-        // SAFETY: alarm takes a number. It ends a process that hangs.
-        unsafe { libc::alarm(60) };
-        case();
-        return ExitCode::SUCCESS;
-    }
-    let arguments: Vec<_> = env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        CASES.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    if arguments.iter().any(|argument| argument == "--ignored") {
-        return ExitCode::SUCCESS;
-    }
-    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let selected = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(*part));
-    let failed = CASES.iter().filter(|(name, _)| selected(name) && !passes(name)).count();
-    println!("fork: {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn passes(name: &str) -> bool {
-    let executable = env::current_exe().unwrap();
-    let output = Command::new(executable).env(SELECTED, name).env("RUST_BACKTRACE", "0").output().unwrap();
-    let passes = output.status.success();
-    println!("test {name} ... {}", if passes { "ok" } else { "FAILED" });
-    if !passes {
-        println!("  {}\n{}---", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-    passes
 }

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["wait", "timeout", "switch", "generator", "threadpool", "descriptor", "stats", "trace"],
     &["dns", "fs", "select", "sync", "channel", "queue", "local", "dump", "monitor"],
     &["greenlet", "net"],
-    &["ready", "signal", "io"],
+    &["ready", "signal", "io", "hubs"],
     &["process", "server", "pool"],
     &["backdoor", "testing", "monkey"],
 ];
@@ -45,6 +45,7 @@ const UNSAFE: &[&str] = &[
     "greenlet/mod.rs",
     "greenlet/result.rs",
     "hub/mod.rs",
+    "hubs/mod.rs",
     "monkey/mod.rs",
     "process/command.rs",
     "server/prefork.rs",

@@ -1,7 +1,6 @@
 //! Unmodified blocking code on greenlets: what takes a process of its own.
 //!
-//! Each case runs in this executable again, with the name of the case in the environment: on its *main* thread, without a test harness. It fails by a
-//! panic, or by a child that does.
+//! Each case has the main thread of a process of its own (see `cases`). It fails by a panic, or by a child that does.
 
 #![expect(
     clippy::disallowed_methods,
@@ -24,7 +23,9 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use switchgrass::monkey::{self, Parts};
-use switchgrass::{Greenlet, joinall, joinall_timeout, spawn};
+use switchgrass::{Greenlet, joinall, joinall_timeout, spawn, threadpool};
+
+mod cases;
 
 macro_rules! cases {
     ($($name:ident;)*) => {
@@ -62,6 +63,11 @@ const CASES: &[(&str, fn())] = cases! {
     two_greenlets_of_one_thread_cannot_meet_at_a_channel_of_std;
     main_that_blocks_for_good_in_a_call_of_libcs_says_so;
 };
+
+fn main() -> ExitCode {
+    // A limit for what hangs, not for what a busy machine makes slow.
+    cases::main(CASES, 1, 240)
+}
 
 fn patched() {
     // SAFETY: nothing here keeps anything per thread over a call that blocks.
@@ -257,16 +263,22 @@ fn files_are_read_on_other_threads_if_that_is_patched() {
     // SAFETY: as above.
     unsafe { monkey::patch(Parts::ALL | Parts::FILES).unwrap() };
     let path = env::temp_dir().join(format!("switchgrass-files-{}", std::process::id()));
-    let others = [other(), other()];
+    // The only thread of the pool has time for a file when the greenlet has run.
+    threadpool::global().set_max(1);
+    let busy_until_other = || {
+        let (let_go, end) = mpsc::channel::<()>();
+        (threadpool::global().spawn(move || end.recv()), spawn(move || drop(let_go)))
+    };
+    let (_job, other) = busy_until_other();
     let mut file = File::create_new(&path).unwrap();
     file.write_all(b"hello").unwrap();
-    assert!(others[0].is_ready(), "a write lets others run");
-    let read = other();
+    assert!(other.is_ready(), "a write lets others run");
+    let (_job, other) = busy_until_other();
     let mut text = String::new();
     File::open(&path).unwrap().read_to_string(&mut text).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(text, "hello");
-    assert!(read.is_ready(), "and so does a read");
+    assert!(other.is_ready(), "and so does a read");
     let path = path.with_extension("whole");
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     let (mut one, mut two) = ([0; 2], [0; 3]);
@@ -280,7 +292,7 @@ fn files_are_read_on_other_threads_if_that_is_patched() {
         }),
     ];
     for (name, call) in &mut calls {
-        let other = other();
+        let (_job, other) = busy_until_other();
         assert_eq!(call().unwrap(), 5, "{name}");
         assert!(other.is_ready(), "{name} lets others run");
     }
@@ -290,7 +302,6 @@ fn files_are_read_on_other_threads_if_that_is_patched() {
         (&File::open("/proc/self/exe").unwrap()).write(b"x").unwrap_err().raw_os_error(),
         Some(libc::EBADF)
     );
-    joinall(&others);
 }
 
 fn a_kill_during_a_read_of_a_file_waits_for_its_end() {
@@ -420,6 +431,11 @@ fn forks_amid_threads_that_lock_and_accept_do_not_hang() {
     let listener: &'static TcpListener = Box::leak(Box::new(TcpListener::bind("127.0.0.1:0").unwrap()));
     let mutex: &'static Mutex<()> = Box::leak(Box::default());
     let address = listener.local_addr().unwrap();
+    // Once the queue is full and nobody accepts any more, a connect would never come to an end.
+    let connect = move || match TcpStream::connect_timeout(&address, Duration::from_millis(10)) {
+        Ok(stream) => drop(stream),
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+    };
     // A greenlet of two threads each that accepts and locks, and threads without a hub.
     let threads: Vec<_> = (0..4)
         .map(|number| {
@@ -437,7 +453,7 @@ fn forks_amid_threads_that_lock_and_accept_do_not_hang() {
         .collect();
     let connects = thread::spawn(move || {
         while !done.load(Ordering::Relaxed) {
-            drop(TcpStream::connect(address).unwrap());
+            connect();
         }
     });
     for _ in 0..100 {
@@ -453,7 +469,7 @@ fn forks_amid_threads_that_lock_and_accept_do_not_hang() {
     done.store(true, Ordering::Relaxed);
     connects.join().unwrap();
     while threads.iter().any(|thread| !thread.is_finished()) {
-        drop(TcpStream::connect(address).unwrap());
+        connect();
     }
 }
 
@@ -896,42 +912,4 @@ fn main_that_blocks_for_good_in_a_call_of_libcs_says_so() {
     assert!(child.try_wait().unwrap().is_none(), "it does block");
     child.kill().unwrap();
     child.wait().unwrap();
-}
-
-// ---- Running them -------------------------------------------------------------------------------------------------------
-
-const SELECTED: &str = "SWITCHGRASS_MONKEY_CASE";
-
-fn main() -> ExitCode {
-    if let Ok(name) = env::var(SELECTED) {
-        let (_, case) = CASES.iter().find(|(case, _)| *case == name).expect("the parent knows the names");
-        // SAFETY: alarm takes a number. It ends a process that hangs, and not one that a busy machine makes slow.
-        unsafe { libc::alarm(240) };
-        case();
-        return ExitCode::SUCCESS;
-    }
-    let arguments: Vec<_> = env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        CASES.iter().for_each(|(name, _)| println!("{name}: test"));
-        return ExitCode::SUCCESS;
-    }
-    if arguments.iter().any(|argument| argument == "--ignored") {
-        return ExitCode::SUCCESS;
-    }
-    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let selected = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(*part));
-    let failed = CASES.iter().filter(|(name, _)| selected(name) && !passes(name)).count();
-    println!("monkey_process: {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn passes(name: &str) -> bool {
-    let executable = env::current_exe().unwrap();
-    let output = Command::new(executable).env(SELECTED, name).env("RUST_BACKTRACE", "0").output().unwrap();
-    let passes = output.status.success();
-    println!("test {name} ... {}", if passes { "ok" } else { "FAILED" });
-    if !passes {
-        println!("  {}\n{}---", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-    passes
 }

@@ -1,7 +1,7 @@
 //! A loop that asks the kernel which sockets have something, and calls back whoever has registered for them.
 //!
-//! This is what one writes without greenlets, if there are to be very many downloads. No function says any more what a download is:
-//! its steps are spread over callbacks, and what it knows between them has to be kept somewhere.
+//! This is what one writes without greenlets, if there are to be very many downloads. No function says any more what a
+//! download is: its steps are spread over callbacks, and what it knows between them has to be kept somewhere.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

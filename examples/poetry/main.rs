@@ -4,12 +4,13 @@
 //! cargo run --release --example poetry
 //! ```
 //!
-//! The server sends each poem line by line, with pauses. Whoever downloads one poem after the other waits for the sum of all pauses;
-//! whoever downloads them at once waits for the slowest poem only. There are several ways to do that, one file each: read
-//! `blocking.rs` first, and then `greenlets.rs`, which is the same code and takes the time of the slowest poem.
+//! The server sends each poem line by line, with pauses. Whoever downloads one poem after the other waits for
+//! the sum of all pauses; whoever downloads them at once waits for the slowest poem only. There are several ways
+//! to do that, one file each: read `blocking.rs` first, and then `greenlets.rs`, which is the same code and
+//! takes the time of the slowest poem.
 //!
-//! Takes about eight seconds. The lines of code are those of the files, without comments and empty lines; the CPU time is that of the
-//! downloading side, the server is another process.
+//! Takes about eight seconds. The lines of code are those of the files, without comments and empty lines; the CPU time
+//! is that of the downloading side, the server is another process.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};

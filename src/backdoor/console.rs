@@ -41,7 +41,8 @@ where
     Ok(())
 }
 
-/// The next line, without its end; `Some(None)`: it was too long, and is thrown away. What stands before the end of the stream is a line, too.
+/// The next line, without its end; `Some(None)`: it was too long, and is thrown away. What stands before the
+/// end of the stream is a line, too.
 fn next_line(from: &mut impl BufRead) -> io::Result<Option<Option<Vec<u8>>>> {
     let (mut line, mut seen) = (Some(Vec::new()), false);
     loop {

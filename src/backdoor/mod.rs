@@ -22,9 +22,10 @@
 //!
 //! # The protocol
 //!
-//! A client sends a command in a line, and gets an answer: some lines, or none, and then **a line with a single dot**. There is no greeting
-//! and no prompt. (Where a line of an answer begins with a dot, another dot stands before it, as in SMTP.) An answer that begins with `error: ` says why
-//! nothing was done. Commands that are sent together are answered in order.
+//! A client sends a command in a line, and gets an answer: some lines, or none, and then **a line with a single
+//! dot**. There is no greeting and no prompt. (Where a line of an answer begins with a dot, another dot stands
+//! before it, as in SMTP.) An answer that begins with `error: ` says why nothing was done. Commands that are sent
+//! together are answered in order.
 //!
 //! | command | answer |
 //! |---|---|
@@ -38,26 +39,32 @@
 //! | `trace stop [FILE]` | ends it. The answer is the trace as Chrome's JSON; with `FILE` (the rest of the line, a file that is not there yet) it is written there, and the answer is its size and its name |
 //! | `quit` | none: the connection is closed |
 //!
-//! The lines of `ps` and `stats` have columns, with a tab between two of them; `-` stands for nothing. Tabs, line ends and other control characters in
-//! a name are written as in Rust (`\t`). A line that begins with `#` is for people: the heading, and what was left out.
+//! The lines of `ps` and `stats` have columns, with a tab between two of them; `-` stands for nothing. Tabs, line ends
+//! and other control characters in a name are written as in Rust (`\t`). A line that begins with `#` is for people: the
+//! heading, and what was left out.
 //!
-//! - `ps`: the id; the number of the hub; `main`, `greenlet`, `coroutine` or `generator`; `runs`, `ready`, `waits`, `switched` (it waits for somebody to switch
-//!   to it) or `unstarted`; for how many seconds it has waited; the id of who spawned it; its name; where it was spawned; what it waits for.
+//! - `ps`: the id; the number of the hub; `main`, `greenlet`, `coroutine` or `generator`; `runs`, `ready`, `waits`,
+//!   `switched` (it waits for somebody to switch to it) or `unstarted`; for how many seconds it has waited; the id of
+//!   who spawned it; its name; where it was spawned; what it waits for.
 //! - `stats`: the number of the hub; the name of the number; the number. Names that end in `_ns` are of times, in nanoseconds.
 //!
 //! # Who may use it
 //!
-//! Whoever can connect sees what the program does, can kill its greenlets and make it write a file. So a Unix socket belongs to its owner alone (mode 0600, from
-//! the beginning); to let others in, change the mode of the file afterwards. **A TCP port has no owner**: each user of the machine can connect to it. Addresses of other
-//! machines' networks are refused; from there, use `ssh` to come in. A line that a web browser could have been made to send closes the connection.
+//! Whoever can connect sees what the program does, can kill its greenlets and make it write a file. So a Unix
+//! socket belongs to its owner alone (mode 0600, from the beginning); to let others in, change the mode of the file
+//! afterwards. **A TCP port has no owner**: each user of the machine can connect to it. Addresses of other
+//! machines' networks are refused; from there, use `ssh` to come in. A line that a web browser could have been made
+//! to send closes the connection.
 //!
 //! # What it costs the program
 //!
-//! Consoles are greenlets of the thread that has made the backdoor, so they answer when its hub does; make it on a thread of its own
-//! ([`Backdoor::serve_forever`]), to look at one that is held up. A hub that does not come back to its loop within a second is told of as busy. What takes long is done on the
-//! pool of threads. A client that does not read what it is sent for 10 seconds is left; 32 are served at once, and others wait. A line may have 4096 bytes.
+//! Consoles are greenlets of the thread that has made the backdoor, so they answer when its hub does; make it on a
+//! thread of its own ([`Backdoor::serve_forever`]), to look at one that is held up. A hub that does not come back to
+//! its loop within a second is told of as busy. What takes long is done on the pool of threads. A client that does not
+//! read what it is sent for 10 seconds is left; 32 are served at once, and others wait. A line may have 4096 bytes.
 //!
-//! While there is a backdoor, nothing is reported as a [deadlock](crate#what-to-know): somebody may come and kill whoever is waited for.
+//! While there is a backdoor, nothing is reported as a [deadlock](crate#what-to-know): somebody may come
+//! and kill whoever is waited for.
 
 #![forbid(unsafe_code)]
 
@@ -87,7 +94,8 @@ const WRITE_TIMEOUT: Option<Duration> = Some(Duration::from_secs(10));
 
 /// A console on a socket; see the [module](self).
 ///
-/// **Dropping it** is [`stop`](Self::stop) without waiting: nobody can connect any more, the file is gone, and the consoles end soon.
+/// **Dropping it** is [`stop`](Self::stop) without waiting: nobody can connect any more, the file is
+/// gone, and the consoles end soon.
 pub struct Backdoor {
     server: Server,
     consoles: Rc<Consoles>,
@@ -103,14 +111,14 @@ enum Server {
 impl Backdoor {
     /// Serves at a Unix socket with this path, which only the owner of the process may connect to. May switch.
     ///
-    /// The file is made with mode 0600, and is never more open. If there is a socket that nobody listens at, left by a process that had no time to remove it, it is
-    /// replaced. Two processes that do this at the same time do not remove each other's: one of them gets the error. For that, the directory is locked
-    /// (`flock`) for a moment.
+    /// The file is made with mode 0600, and is never more open. If there is a socket that nobody listens at, left by a
+    /// process that had no time to remove it, it is replaced. Two processes that do this at the same time do not remove
+    /// each other's: one of them gets the error. For that, the directory is locked (`flock`) for a moment.
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if somebody listens there, `AlreadyExists` if there is a file of another kind, `InvalidInput` if the path is longer than that of a Unix socket can be. Others as the
-    /// system's.
+    /// `AddrInUse` if somebody listens there, `AlreadyExists` if there is a file of another kind, `InvalidInput` if the
+    /// path is longer than that of a Unix socket can be. Others as the system's.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Backdoor> {
         let (listener, file) = socket::listen(path.as_ref())?;
         let consoles = Rc::new(Consoles::default());
@@ -127,12 +135,13 @@ impl Backdoor {
         Ok(Backdoor { server, consoles, file: RefCell::new(Some(file)) })
     }
 
-    /// Serves at a TCP address of this machine's loopback, which **every user of the machine** may connect to. May switch, if `addr` is
-    /// a name that has to be looked up.
+    /// Serves at a TCP address of this machine's loopback, which **every user of the machine** may connect to. May
+    /// switch, if `addr` is a name that has to be looked up.
     ///
     /// # Errors
     ///
-    /// `PermissionDenied` if an address is not of the loopback (`127.0.0.1`, `[::1]`, `localhost`). If it cannot be had: `AddrInUse`, among others.
+    /// `PermissionDenied` if an address is not of the loopback (`127.0.0.1`, `[::1]`, `localhost`). If it cannot be
+    /// had: `AddrInUse`, among others.
     pub fn bind_tcp(addr: impl ToSocketAddrs) -> io::Result<Backdoor> {
         let addresses: Vec<SocketAddr> = addr.to_socket_addrs()?.collect();
         if let Some(other) = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback()) {

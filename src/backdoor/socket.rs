@@ -48,13 +48,14 @@ impl Drop for SocketFile {
 pub(super) fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     // The working directory may change before the file is to be removed.
     let path = std::path::absolute(path)?;
-    // Whether a socket is dead cannot be told from whether it is about to listen. So those who do this in one directory do it one after the other.
+    // Whether a socket is dead cannot be told from whether it is about to listen. So those who do this in one
+    // directory do it one after the other.
     let _turn = path.parent().map(take_turn).transpose()?;
     remove_dead(&path)?;
 
-    // Nobody can connect before `listen`, so it is enough to have the mode right by then. Linux makes the file with the mode of the
-    // descriptor (less the umask), so there not even the file is ever open to others. The umask itself belongs to the whole process: to change it
-    // would change the mode of files that other threads make meanwhile.
+    // Nobody can connect before `listen`, so it is enough to have the mode right by then. Linux makes the file with the
+    // mode of the descriptor (less the umask), so there not even the file is ever open to others. The umask itself
+    // belongs to the whole process: to change it would change the mode of files that other threads make meanwhile.
     let socket = File::from(sys::fd::unix_stream()?);
     // Not all systems can do this.
     let _ = socket.set_permissions(Permissions::from_mode(MODE));

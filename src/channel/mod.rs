@@ -1,8 +1,9 @@
 //! Channels: many senders, many receivers, with or without room in between; and [`select!`](macro@crate::select) over several.
 //!
-//! Names and errors are those of std's `mpsc` and of crossbeam. They work between the greenlets of one hub, between hubs, and with plain OS threads. Each message
-//! goes to one receiver; those who wait are served in the order of coming. A message that was on its way to a receiver which is killed goes to
-//! the next, or stays the first in the channel.
+//! Names and errors are those of std's `mpsc` and of crossbeam. They work between the greenlets of one hub,
+//! between hubs, and with plain OS threads. Each message goes to one receiver; those who wait are served in
+//! the order of coming. A message that was on its way to a receiver which is killed goes to the next, or
+//! stays the first in the channel.
 //!
 //! ```
 //! use switchgrass::{channel, spawn};
@@ -73,7 +74,8 @@ struct Channel<T> {
 
 /// # Invariants
 ///
-/// Between two sections under the lock: nobody waits in `receivers` while there is a message, and nobody in `senders` while there is room.
+/// Between two sections under the lock: nobody waits in `receivers` while there is a message, and nobody in
+/// `senders` while there is room.
 pub(crate) struct State<T> {
     buffer: VecDeque<T>,
     capacity: usize,
@@ -175,7 +177,8 @@ impl<T> State<T> {
         self.buffer.extend(message);
     }
 
-    /// What was reserved is free: the first of those who wait to send get it, and if that is a place that a receiver waits for, the ones behind.
+    /// What was reserved is free: the first of those who wait to send get it, and if that is a place that a
+    /// receiver waits for, the ones behind.
     fn move_up(&mut self) {
         while self.has_room(None)
             && let Some((mut message, wakeup)) = self.senders.hand_over(Option::take)
@@ -373,7 +376,8 @@ impl<T> Line for Receivers<'_, T> {
     }
 }
 
-/// The sending side of a channel. Clones are the same side; when the last is dropped, receivers get what is left, and then an error.
+/// The sending side of a channel. Clones are the same side; when the last is dropped, receivers get
+/// what is left, and then an error.
 pub struct Sender<T> {
     channel: Arc<Channel<T>>,
 }
@@ -395,7 +399,8 @@ impl<T> Sender<T> {
 
     /// Sends a message if there is room for it.
     ///
-    /// If there is none, the other greenlets get a turn now and then, so that a loop of attempts does not keep the receiver from running. May switch.
+    /// If there is none, the other greenlets get a turn now and then, so that a loop of attempts does not keep the
+    /// receiver from running. May switch.
     ///
     /// # Errors
     ///
@@ -438,8 +443,8 @@ impl<T> Sender<T> {
     }
 }
 
-/// The receiving side of a channel. Clones are the same side: each message goes to one of them. When the last is dropped, so are the messages that nobody
-/// has received, and sending fails.
+/// The receiving side of a channel. Clones are the same side: each message goes to one of them. When the last is
+/// dropped, so are the messages that nobody has received, and sending fails.
 ///
 /// With messages that are not `Send`, both sides stay on their thread:
 ///
@@ -456,7 +461,8 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     ///
-    /// If the channel is empty and no sender is left; or if this would have to wait in a destructor that runs while its greenlet unwinds.
+    /// If the channel is empty and no sender is left; or if this would have to wait in a destructor that
+    /// runs while its greenlet unwinds.
     ///
     /// # Panics
     ///
@@ -468,7 +474,8 @@ impl<T> Receiver<T> {
 
     /// Receives a message if there is one.
     ///
-    /// If there is none, the other greenlets get a turn now and then, so that a loop of attempts does not keep the sender from running. May switch.
+    /// If there is none, the other greenlets get a turn now and then, so that a loop of attempts does not keep the
+    /// sender from running. May switch.
     ///
     /// # Errors
     ///

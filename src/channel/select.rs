@@ -1,8 +1,8 @@
 //! What [`select!`](macro@crate::select) is made of. Not a public interface, but for the macro.
 //!
-//! A select first tries all its operations, beginning with another one each time. If none can be done, it puts a node into the queue of
-//! each, and parks. Who hands something over has to win the claim that the nodes share, so one operation is done, and the others are taken
-//! back.
+//! A select first tries all its operations, beginning with another one each time. If none can be done, it puts a node
+//! into the queue of each, and parks. Who hands something over has to win the claim that the nodes share, so one
+//! operation is done, and the others are taken back.
 //!
 //! The message of a send is made when the send has been chosen. So what is won by a send is a *reserved place* in the channel.
 
@@ -299,21 +299,22 @@ impl<T> fmt::Debug for Send<'_, T> {
 /// ```
 ///
 /// - `recv(receiver) -> pattern => arm`: the pattern gets what [`recv`](crate::channel::Receiver::recv) gives.
-/// - `send(sender, message) -> pattern => arm`: the pattern gets what [`send`](crate::channel::Sender::send) gives. The message is made only if this arm is chosen,
-///   after that. It takes its place in the channel all the same. (In a channel without capacity: a receiver waits when the arm is chosen. If that one
-///   gives up before the message is made, the next one gets it.)
+/// - `send(sender, message) -> pattern => arm`: the pattern gets what [`send`](crate::channel::Sender::send) gives.
+///   The message is made only if this arm is chosen, after that. It takes its place in the channel all the same.
+///   (In a channel without capacity: a receiver waits when the arm is chosen. If that one gives up before the
+///   message is made, the next one gets it.)
 /// - `default => arm`: if none can be done at once.
 /// - `default(duration) => arm`: if none can be done for so long.
 ///
-/// Among those that can be done, one is chosen at random. A channel without the other side can always be "done", with the error. The syntax and the meaning
-/// are crossbeam's.
+/// Among those that can be done, one is chosen at random. A channel without the other side can always be "done", with
+/// the error. The syntax and the meaning are crossbeam's.
 ///
 /// May switch.
 ///
 /// # Panics
 ///
-/// Without a `default`: on a thread's main stack, if nothing can ever be done; and in a destructor that runs while its greenlet unwinds, if it would have to
-/// wait.
+/// Without a `default`: on a thread's main stack, if nothing can ever be done; and in a destructor that runs while its
+/// greenlet unwinds, if it would have to wait.
 #[macro_export]
 macro_rules! select {
     ($($arms:tt)*) => {

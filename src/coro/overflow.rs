@@ -92,8 +92,8 @@ impl SignalStack {
             libc::sigaltstack(ptr::null(), &mut current);
             current
         };
-        // Room for the widest register state (AVX-512, AMX) that the kernel saves, and our frames. What std gives its threads, 8 KiB or little
-        // more, is enough to report an overflow, but not to walk a stack (see `sample`).
+        // Room for the widest register state (AVX-512, AMX) that the kernel saves, and our frames. What std gives its
+        // threads, 8 KiB or little more, is enough to report an overflow, but not to walk a stack (see `sample`).
         let len = (64 * 1024_usize).max(libc::SIGSTKSZ);
         if current.ss_flags & libc::SS_DISABLE == 0 && current.ss_size >= len / 2 {
             return SignalStack { mapping: None };

@@ -1,7 +1,7 @@
 //! Signals of ours: one asks a thread where it stands right now, others wake up a thread that waits for them.
 //!
-//! The handlers run on the alternate signal stack, since the stack that was interrupted may be a greenlet's, with little room left. They
-//! allocate nothing, take no lock, and pass signals on that are none of ours.
+//! The handlers run on the alternate signal stack, since the stack that was interrupted may be a greenlet's, with
+//! little room left. They allocate nothing, take no lock, and pass signals on that are none of ours.
 //!
 //! ```text
 //!   who asks                                the thread that is asked, in the handler
@@ -10,12 +10,13 @@
 //!   or, in time: state: ASKED → IDLE
 //! ```
 //!
-//! A thread that is in the middle of a switch cannot be asked: between two instructions there, the stack pointer is of one stack and the frame
-//! pointer of the other, which no unwind table tells. It says so, and is asked again later.
+//! A thread that is in the middle of a switch cannot be asked: between two instructions there, the stack pointer is of
+//! one stack and the frame pointer of the other, which no unwind table tells. It says so, and is asked again later.
 //!
-//! The walk is the unwinder's of the C library. From glibc 2.35 on it finds its tables without a lock; on older systems it takes one that a
-//! thread may hold while it loads a shared object, and since that lock is recursive there, it does not block but may read a list that is just being
-//! changed. A function in hand-written assembly without unwind tables ends the walk.
+//! The walk is the unwinder's of the C library. From glibc 2.35 on it finds its tables without a lock; on older
+//! systems it takes one that a thread may hold while it loads a shared object, and since that lock is recursive
+//! there, it does not block but may read a list that is just being changed. A function in hand-written assembly
+//! without unwind tables ends the walk.
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -107,8 +108,8 @@ pub(crate) enum NoAnswer {
     Silent,
 }
 
-/// Asks a thread where it stands. `target` is the hub it should have; `expected`, how far that should have come, or [`ANY`]; `send` sends
-/// it the signal, which was installed before. Blocks this OS thread.
+/// Asks a thread where it stands. `target` is the hub it should have; `expected`, how far that should have come, or
+/// [`ANY`]; `send` sends it the signal, which was installed before. Blocks this OS thread.
 ///
 pub(crate) fn ask(
     target: usize,
@@ -199,7 +200,8 @@ pub(crate) fn install(signal: libc::c_int) -> io::Result<()> {
     if previous.get().is_some() {
         return Ok(());
     }
-    // SAFETY: plain data, for which zeros are valid; the handler has the signature that SA_SIGINFO asks for, and is async-signal-safe.
+    // SAFETY: plain data, for which zeros are valid; the handler has the signature that SA_SIGINFO asks
+    // for, and is async-signal-safe.
     unsafe {
         let mut current: libc::sigaction = mem::zeroed();
         sys::check(libc::sigaction(signal, ptr::null(), &mut current))?;
@@ -259,7 +261,8 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     } else if !answer(context)
         && let Some(previous) = PREVIOUS[index].get()
     {
-        // A signal of ours that comes too late is nobody's: whoever had this signal before ignores it, or may be called once too often.
+        // A signal of ours that comes too late is nobody's: whoever had this signal before ignores it,
+        // or may be called once too often.
         overflow::call_action(previous, signal, info, context);
     }
     // SAFETY: as above.

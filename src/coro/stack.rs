@@ -15,9 +15,9 @@
 //!   saved frame falls into the same cache set, and a switch among 1,000 contexts costs three times as much.
 //!   The guard page makes the distance between slots an odd number of pages (for the default size), which
 //!   does the same for the TLB.
-//! - **Pages** are committed by touch, and given back by [`Pool::sweep`]: what a deep call has dirtied below a pooled stack's top
-//!   [`KEEP`] bytes, and everything of those beyond the [`WARM`] that will be used next. It costs a system call per stack, so a busy hub does a few per
-//!   turn, and only if there are many; an idle one does the rest.
+//! - **Pages** are committed by touch, and given back by [`Pool::sweep`]: what a deep call has dirtied below a pooled
+//!   stack's top [`KEEP`] bytes, and everything of those beyond the [`WARM`] that will be used next. It costs a system
+//!   call per stack, so a busy hub does a few per turn, and only if there are many; an idle one does the rest.
 
 use std::io;
 use std::mem;

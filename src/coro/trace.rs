@@ -1,12 +1,12 @@
 //! Backtraces: the frames of a stack as plain addresses, and what they are called.
 //!
-//! Taking one and naming it are apart. To take it is a walk over the stack that neither allocates nor locks, so that a context can do it which
-//! has hardly any stack left, or a signal handler. To name it reads the program's debug information, which takes time and stack,
-//! and is done wherever there is both.
+//! Taking one and naming it are apart. To take it is a walk over the stack that neither allocates nor locks, so that a
+//! context can do it which has hardly any stack left, or a signal handler. To name it reads the program's debug
+//! information, which takes time and stack, and is done wherever there is both.
 //!
 //! A suspended context is asked for its frames by being resumed while an [`Inspection`] stands where it looks first. It
-//! walks its own stack, on the stack of who has resumed it, and suspends again. Nothing of it has changed then: it has used a few hundred bytes
-//! below its last frame, and no page that it would not have used at its next call.
+//! walks its own stack, on the stack of who has resumed it, and suspends again. Nothing of it has changed then: it has
+//! used a few hundred bytes below its last frame, and no page that it would not have used at its next call.
 
 use std::fmt;
 use std::ops::Range;
@@ -55,7 +55,8 @@ impl Frames {
         }
     }
 
-    /// The frames of the caller, and of those that called it, as far as they stand on the stack at `own`; what comes after goes to `rest`.
+    /// The frames of the caller, and of those that called it, as far as they stand on the stack at `own`;
+    /// what comes after goes to `rest`.
     #[inline(never)]
     pub(crate) fn of_caller(own: &Range<usize>, rest: &mut Frames) -> Frames {
         let mut frames = Frames::new();

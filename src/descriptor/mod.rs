@@ -452,7 +452,8 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Two greenlets waited for the same thing of one socket at once; the second gets this, within an `io::Error` of kind `ResourceBusy`.
+/// Two greenlets waited for the same thing of one socket at once; the second gets this, within an
+/// `io::Error` of kind `ResourceBusy`.
 ///
 /// It would be chance who gets the data. One may read while another writes.
 #[derive(Clone, Copy, Debug)]
@@ -472,8 +473,8 @@ impl std::fmt::Display for ConcurrentUse {
 
 impl std::error::Error for ConcurrentUse {}
 
-/// Tries `attempt` until it does not say `WouldBlock`: for what gives no event when it could work. First lets all others run, since
-/// one of them may be what is waited for; then tries after 1 ms, 2 ms, … 16 ms, 20 ms.
+/// Tries `attempt` until it does not say `WouldBlock`: for what gives no event when it could work. First lets all
+/// others run, since one of them may be what is waited for; then tries after 1 ms, 2 ms, … 16 ms, 20 ms.
 pub(crate) fn persist<R>(
     reason: Reason,
     deadline: Nanos,

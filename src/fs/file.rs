@@ -20,11 +20,11 @@ const MOST: usize = 2 << 20;
 
 /// An open file: [`std::fs::File`], whose calls let other greenlets run while they wait. See [`fs`](super) for how.
 ///
-/// As in std, `File` and `&File` can read, write and seek, and [`FileExt`] reads and writes at an offset. Reads and writes may be short: one moves
-/// 2 MiB at most.
+/// As in std, `File` and `&File` can read, write and seek, and [`FileExt`] reads and writes at an offset. Reads and
+/// writes may be short: one moves 2 MiB at most.
 ///
-/// **A call that was abandoned**, by a kill or a timeout, may go on: then it moves the cursor, or writes, before or after calls that
-/// follow. Who needs to know uses [`FileExt`], which has no cursor, or gives the file up.
+/// **A call that was abandoned**, by a kill or a timeout, may go on: then it moves the cursor, or writes, before or
+/// after calls that follow. Who needs to know uses [`FileExt`], which has no cursor, or gives the file up.
 ///
 /// The descriptor closes where the last user of it is, on this thread or on one of the pool.
 #[derive(Debug)]
@@ -150,8 +150,9 @@ impl File {
 
     /// Waits until the file can be locked by this descriptor and no other. May switch to other greenlets.
     ///
-    /// Uses no thread: it looks again and again, after up to 20 ms. So those who wait for locks cannot keep those who have them from working.
-    /// The lock belongs to the open file, as in std: greenlets that share it do not exclude each other.
+    /// Uses no thread: it looks again and again, after up to 20 ms. So those who wait for locks cannot
+    /// keep those who have them from working. The lock belongs to the open file, as in std: greenlets that
+    /// share it do not exclude each other.
     ///
     /// # Errors
     ///

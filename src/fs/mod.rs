@@ -1,8 +1,8 @@
 //! Files and directories: the functions and types of [`std::fs`], which let other greenlets run while the disk works.
 //!
-//! No system tells when a regular file is "ready": it always is, and yet a read may wait for a disk or for a server far away. So each
-//! call is a job on a thread of [the pool of the process](crate::threadpool::global), and the greenlet waits for it. Signatures, errors and
-//! everything else are std's, so porting is changing a `use`.
+//! No system tells when a regular file is "ready": it always is, and yet a read may wait for a disk or for a server far
+//! away. So each call is a job on a thread of [the pool of the process](crate::threadpool::global), and the greenlet
+//! waits for it. Signatures, errors and everything else are std's, so porting is changing a `use`.
 //!
 //! ```
 //! use std::io::{Read, Seek, Write};
@@ -20,22 +20,25 @@
 //! # std::io::Result::Ok(())
 //! ```
 //!
-//! All functions here may switch to other greenlets. In a destructor that runs while its greenlet unwinds, they block the OS thread.
+//! All functions here may switch to other greenlets. In a destructor that runs while its greenlet
+//! unwinds, they block the OS thread.
 //!
 //! # What it costs
 //!
-//! A job is a hand-over to another thread and back. A [`read`] of 4 KiB that the system has in memory takes **3 to 7 times as long as
-//! std's** (20 to 35 µs instead of 5), of a megabyte 1.3 times (`file_read` in `benches/work.rs`). So where files are small and surely
-//! in memory, [`std::fs`] within a greenlet is the better choice: it holds the others up for microseconds. This module is for what may
-//! take long: network file systems, slow disks, much data, `fsync`. Read and write in large pieces ([`read`], [`write`](write()),
+//! A job is a hand-over to another thread and back. A [`read`] of 4 KiB that the system has in memory takes **3 to
+//! 7 times as long as std's** (20 to 35 µs instead of 5), of a megabyte 1.3 times (`file_read` in
+//! `benches/work.rs`). So where files are small and surely in memory, [`std::fs`] within a greenlet is the better
+//! choice: it holds the others up for microseconds. This module is for what may take long: network file systems,
+//! slow disks, much data, `fsync`. Read and write in large pieces ([`read`], [`write`](write()),
 //! [`BufReader`](std::io::BufReader)), since each piece is a job.
 //!
 //! # Kill and timeout
 //!
-//! A greenlet that is killed or runs out of time abandons its call. One that has not begun is taken back; one that has goes on on its thread: the
-//! file is written or removed all the same, a read moves the cursor of its file. Data goes through a buffer that belongs to the
-//! job, so an abandoned read never writes into memory that is gone (at the price of a copy, which is small beside the
-//! hand-over. Waiting for the read instead would make a greenlet that reads from a dead file server impossible to kill).
+//! A greenlet that is killed or runs out of time abandons its call. One that has not begun is taken back; one that has
+//! goes on on its thread: the file is written or removed all the same, a read moves the cursor of its file. Data goes
+//! through a buffer that belongs to the job, so an abandoned read never writes into memory that is gone (at the price
+//! of a copy, which is small beside the hand-over. Waiting for the read instead would make a greenlet that reads from a
+//! dead file server impossible to kill).
 
 #![forbid(unsafe_code)]
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::{Greenlet, Handle, ScopedGreenlet};
 use crate::task::TaskRef;
 
-/// What [`joinall`](crate::joinall) and [`killall`](crate::killall) take: a [`Greenlet`], a [`ScopedGreenlet`] or a [`Handle`], or what points to one.
+/// What [`joinall`](crate::joinall) and [`killall`](crate::killall) take: a [`Greenlet`], a [`ScopedGreenlet`] or a
+/// [`Handle`], or what points to one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no greenlet",
     note = "a list of `Greenlet`s, `ScopedGreenlet`s, `Handle`s, or of references to them, is what this takes"

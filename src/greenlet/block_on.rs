@@ -13,15 +13,17 @@ use crate::sys::lock::Lock;
 use crate::sys::sync::{AtomicBool, Ordering};
 use crate::task::{Reason, TaskHandle, Waker};
 
-/// Runs a future to its end, and gives its value. While it is pending, the current greenlet waits, and the others run. May switch.
+/// Runs a future to its end, and gives its value. While it is pending, the current greenlet waits,
+/// and the others run. May switch.
 ///
-/// Any number of greenlets may do so at once on one hub. The future needs no `Send`. It has to come from a crate that does not ask for a runtime of its own:
-/// channels, streams, parsers and the like; what needs tokio's reactor needs tokio.
+/// Any number of greenlets may do so at once on one hub. The future needs no `Send`. It has to come from
+/// a crate that does not ask for a runtime of its own: channels, streams, parsers and the like; what
+/// needs tokio's reactor needs tokio.
 ///
 /// # Panics
 ///
-/// If the future does. On a thread's main stack, if nothing is left that could wake it. In a destructor that runs while its greenlet unwinds, if the
-/// future is pending.
+/// If the future does. On a thread's main stack, if nothing is left that could wake it. In a destructor that runs while
+/// its greenlet unwinds, if the future is pending.
 ///
 /// # Examples
 ///

@@ -15,8 +15,9 @@ pub(super) fn forget_waker(ended: &Ended) {
     ended.remove(|listener| matches!(listener, Listener::Foreign(_)));
 }
 
-/// Ends when the greenlet does, with what [`join`](Greenlet::join) gives. On whichever executor: the greenlet stays on its own thread, which has to
-/// let its hub run. The result is given away with that: [`value`](Greenlet::value) and links that are made later have none.
+/// Ends when the greenlet does, with what [`join`](Greenlet::join) gives. On whichever executor: the greenlet stays on
+/// its own thread, which has to let its hub run. The result is given away with that: [`value`](Greenlet::value) and
+/// links that are made later have none.
 ///
 /// # Panics
 ///

@@ -1,7 +1,8 @@
 //! Being called when a greenlet has ended.
 //!
-//! A link is an unstarted greenlet of the thread that makes it. The greenlet that it waits for, before it ends, shows it the result (see `packet`), and
-//! starts it afterwards, as one of those who wait for its end. So what a link is made of stays on its own thread.
+//! A link is an unstarted greenlet of the thread that makes it. The greenlet that it waits for, before it ends, shows
+//! it the result (see `packet`), and starts it afterwards, as one of those who wait for its end. So what a link is
+//! made of stays on its own thread.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +24,8 @@ pub enum ExitReason {
     Returned,
     /// It was killed.
     Killed,
-    /// It has panicked, with this text if it was one; or it was killed [with something else](Greenlet::kill_with) than [`GreenletExit`].
+    /// It has panicked, with this text if it was one; or it was killed [with something
+    /// else](Greenlet::kill_with) than [`GreenletExit`].
     Panicked(Option<String>),
 }
 
@@ -81,10 +83,12 @@ impl fmt::Display for Exit {
 pub struct LinkId(u64);
 
 impl<T: 'static> Greenlet<T> {
-    /// Has `f` called when the greenlet has ended, or soon if it has already: in a greenlet of its own on this thread, so it may wait.
+    /// Has `f` called when the greenlet has ended, or soon if it has already: in a greenlet of its own
+    /// on this thread, so it may wait.
     ///
-    /// Links are started in the order in which they were made, among those who [`join`](Greenlet::join). A panic of one is reported as that of any greenlet, and stops no
-    /// other. The link stays when the handle is dropped. Does not switch.
+    /// Links are started in the order in which they were made, among those who [`join`](Greenlet::join). A
+    /// panic of one is reported as that of any greenlet, and stops no other. The link stays when the
+    /// handle is dropped. Does not switch.
     ///
     /// ```
     /// use switchgrass::{ExitReason, channel, spawn};
@@ -113,9 +117,11 @@ impl<T: 'static> Greenlet<T> {
         self.link_with(|exit, _| matches!(exit.reason, ExitReason::Panicked(_)).then_some(exit), f)
     }
 
-    /// Has `f` called when the greenlet has ended, by the event loop itself of the greenlet's thread; at once, by the caller, if it has already.
+    /// Has `f` called when the greenlet has ended, by the event loop itself of the greenlet's thread; at once, by
+    /// the caller, if it has already.
     ///
-    /// For what is short and cannot wait: setting an event, counting. What would wait panics there. A panic goes no further than the panic hook. Does not switch.
+    /// For what is short and cannot wait: setting an event, counting. What would wait panics there. A panic goes no
+    /// further than the panic hook. Does not switch.
     ///
     /// The greenlet may be of another thread, so `f` has to be `Send`:
     ///

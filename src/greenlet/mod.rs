@@ -4,6 +4,7 @@
 
 mod any;
 mod block_on;
+mod children;
 mod future;
 mod links;
 mod packet;
@@ -17,7 +18,7 @@ use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::coro::stack;
@@ -25,14 +26,16 @@ use crate::coro::unwind::{self, Payload};
 use crate::hub::{Unwinding, Wake, hub};
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{
-    GreenletExit, Kind, Listener, Message, Origin, PARKED, Reason, TaskHandle, TaskRef, WatchSet, Watcher,
+    Afloat, GreenletExit, Kind, Listener, Message, Origin, PARKED, Reason, TaskHandle, TaskRef, WatchSet,
+    Watcher,
 };
 
 pub use self::any::AnyGreenlet;
 use self::any::sealed::AsTask;
 pub use self::block_on::block_on;
+pub(crate) use self::children::Children;
 pub use self::links::{Exit, ExitReason, LinkId};
-use self::packet::Packet;
+use self::packet::{Packet, Roaming};
 use self::result::{Look, ResultPart};
 pub use self::scope::{Scope, ScopedGreenlet, scope};
 
@@ -91,7 +94,7 @@ where
 impl Origin {
     #[track_caller]
     #[inline]
-    fn here() -> Origin {
+    pub(crate) fn here() -> Origin {
         Origin {
             id: 0,
             kind: Kind::Greenlet,
@@ -119,12 +122,7 @@ enum Start {
 ///
 /// What `f` and its result borrow, and `unhandled`, must outlive the greenlet and its handle.
 #[inline]
-unsafe fn launch<F, T>(
-    mut origin: Origin,
-    start: Start,
-    f: F,
-    unhandled: *const std::cell::Cell<bool>,
-) -> Greenlet<T>
+unsafe fn launch<F, T>(mut origin: Origin, start: Start, f: F, unhandled: *const AtomicBool) -> Greenlet<T>
 where
     F: FnOnce() -> T,
 {
@@ -148,6 +146,32 @@ where
     }
     hub.adopt(task);
     Greenlet { handle, result }
+}
+
+/// Makes a greenlet that any hub of a team may start, and gives it with its handle. It inherits no values of `green_local!`, which need not be `Send`.
+///
+/// # Safety
+///
+/// What `f` and its result borrow, and `unhandled`, must outlive the greenlet and its handle.
+#[inline]
+pub(crate) unsafe fn launch_afloat<F, T>(
+    mut origin: Origin,
+    f: F,
+    unhandled: *const AtomicBool,
+) -> (Afloat, Greenlet<T>)
+where
+    F: FnOnce() -> T + Send,
+    T: Send,
+{
+    let hub = hub();
+    origin.id = hub.new_id();
+    origin.spawned_by = hub.current().shared.id;
+    let afloat = Afloat::new(hub.home, origin, 1, Roaming(Packet::new(f, unhandled)));
+    let task = afloat.task();
+    // SAFETY: the one handle that the task was made with; and the body is of the type given two lines above.
+    let (handle, result) =
+        unsafe { (task.adopt_handle(), NonNull::from(&task.body::<Roaming<F, T>>().0.result)) };
+    (afloat, Greenlet { handle, result })
 }
 
 /// Makes greenlets with a name or a stack size of their own.
@@ -243,7 +267,7 @@ impl Builder {
         Ok(scope.launch(self.origin(Location::caller())?, f))
     }
 
-    fn origin(self, spawned_at: &'static Location<'static>) -> io::Result<Origin> {
+    pub(crate) fn origin(self, spawned_at: &'static Location<'static>) -> io::Result<Origin> {
         Ok(Origin {
             id: 0,
             kind: Kind::Greenlet,
@@ -261,10 +285,10 @@ impl Builder {
 /// Dropping it detaches the greenlet, which goes on. With a result that is `Send`, it may be moved to another thread, and
 /// joined or killed from there; the greenlet stays where it is.
 ///
-/// **At the end of its thread** (for the main thread: when `main` returns) a greenlet that has not ended is killed: it unwinds with
-/// [`GreenletExit`], its destructors run, and waiting in them fails. One that catches the exit and waits again, more often than is
-/// reasonable, is left as it is. If the
-/// process ends from within a greenlet (`std::process::exit`) or aborts, nothing is unwound; `exit` on the main stack may unwind or not.
+/// **At the end of its thread** (for the main thread: when `main` returns) a greenlet that has not ended is killed: it
+/// unwinds with [`GreenletExit`], its destructors run, and waiting in them fails. One that catches the exit and waits
+/// again, more often than is reasonable, is left as it is. If the process ends from within a greenlet
+/// (`std::process::exit`) or aborts, nothing is unwound; `exit` on the main stack may unwind or not.
 ///
 /// With a result that is not `Send`, the handle stays on its thread, too:
 ///
@@ -285,14 +309,15 @@ pub struct Greenlet<T> {
     result: NonNull<ResultPart<T>>,
 }
 
-// SAFETY: the only things of type T or F within reach are the result, which is Send and taken by one thread only (see ResultPart),
-// and the closure, which only the greenlet's own thread touches.
+// SAFETY: the only things of type T or F within reach are the result, which is Send and taken by one thread only (see
+// ResultPart), and the closure, which only the greenlet's own thread touches.
 unsafe impl<T: Send> Send for Greenlet<T> {}
 // SAFETY: a shared Greenlet gives shared access to the result, and links may copy it on one thread for another.
 unsafe impl<T: Send + Sync> Sync for Greenlet<T> {}
 
 impl<T: 'static> Greenlet<T> {
-    /// A greenlet that does not run before it is [started](Self::start). Killed before that, or if its last handle is dropped, it never does.
+    /// A greenlet that does not run before it is [started](Self::start). Killed before that, or if its last
+    /// handle is dropped, it never does.
     ///
     /// Does not switch.
     ///
@@ -317,8 +342,9 @@ impl<T: 'static> Greenlet<T> {
 
     /// Has `look` called with the result.
     fn look_at_result(&self, look: Look<T>) {
-        // SAFETY: the part is alive as long as `handle`, and this is a borrow of the one handle. If this is not the greenlet's thread, then T is Send, as
-        // is what the links have `look` made of: a copy of T and an Arc of where it is put.
+        // SAFETY: the part is alive as long as `handle`, and this is a borrow of the one handle. If this is
+        // not the greenlet's thread, then T is Send, as is what the links have `look` made of: a copy of T
+        // and an Arc of where it is put.
         unsafe { self.result.as_ref().link(look) }
     }
 }
@@ -328,8 +354,9 @@ impl<T> Greenlet<T> {
     ///
     /// # Errors
     ///
-    /// What the greenlet panicked with, as for `std::thread::JoinHandle`; [`GreenletExit`] if it was killed. In a destructor that runs
-    /// while its own greenlet unwinds, where nothing can wait: a text that says so, if the result is not there yet.
+    /// What the greenlet panicked with, as for `std::thread::JoinHandle`; [`GreenletExit`] if it was killed.
+    /// In a destructor that runs while its own greenlet unwinds, where nothing can wait: a text that says so,
+    /// if the result is not there yet.
     ///
     /// # Panics
     ///
@@ -344,7 +371,8 @@ impl<T> Greenlet<T> {
         unsafe { self.into_result() }
     }
 
-    /// Waits for the end as one who has the only way to reach the greenlet: `self` was given up to us. `false`: it unwinds, and cannot.
+    /// Waits for the end as one who has the only way to reach the greenlet: `self` was given up to us.
+    /// `false`: it unwinds, and cannot.
     #[inline(never)]
     pub(crate) fn wait_privately(&self) -> bool {
         let task = self.handle.task();
@@ -397,13 +425,14 @@ impl<T> Greenlet<T> {
         self.handle.task().shared().ended.is_set()
     }
 
-    /// Starts a greenlet that was made [unstarted](Self::new). Does nothing if it is started, or has a time to start at. Does not switch.
+    /// Starts a greenlet that was made [unstarted](Self::new). Does nothing if it is started, or has a
+    /// time to start at. Does not switch.
     pub fn start(&self) {
         self.handle.task().start();
     }
 
-    /// Has a greenlet that was made [unstarted](Self::new) start after `delay`. Does nothing if it is started, or has a time to start at. Does not
-    /// switch.
+    /// Has a greenlet that was made [unstarted](Self::new) start after `delay`. Does nothing if it is started, or has a
+    /// time to start at. Does not switch.
     pub fn start_later(&self, delay: Duration) {
         let (task, hub) = (self.handle.task(), hub());
         let deadline = hub.deadline(delay);
@@ -435,9 +464,9 @@ impl<T> Greenlet<T> {
 
     /// Kills the greenlet and waits until it has ended. May switch.
     ///
-    /// The suspension point that it waits in, or else the next one that it comes to, unwinds with [`GreenletExit`]: its destructors
-    /// run. Before its first run, it never runs. It may catch the exit and live on; then this waits all the same. Killed twice, or
-    /// when it has ended, nothing more happens. A greenlet that kills itself unwinds at once.
+    /// The suspension point that it waits in, or else the next one that it comes to, unwinds with [`GreenletExit`]: its
+    /// destructors run. Before its first run, it never runs. It may catch the exit and live on; then this waits all the
+    /// same. Killed twice, or when it has ended, nothing more happens. A greenlet that kills itself unwinds at once.
     ///
     /// In a destructor that runs while its greenlet unwinds, this does not wait.
     ///
@@ -457,7 +486,8 @@ impl<T> Greenlet<T> {
         kill_nowait(self.handle.task());
     }
 
-    /// As [`kill`](Self::kill), but waits no longer than `duration`; whether it has ended. The exit is delivered all the same. May switch.
+    /// As [`kill`](Self::kill), but waits no longer than `duration`; whether it has ended. The exit is
+    /// delivered all the same. May switch.
     ///
     /// # Panics
     ///
@@ -504,8 +534,8 @@ impl<T> Greenlet<T> {
         self.handle.task().shared().name.as_deref()
     }
 
-    /// The most bytes of stack that the greenlet has used so far, if [`Builder::measure_stack`] was asked for. Up to 2 KiB more than it
-    /// really was: the offset that keeps stacks from falling into the same cache sets is counted.
+    /// The most bytes of stack that the greenlet has used so far, if [`Builder::measure_stack`] was asked for. Up to 2
+    /// KiB more than it really was: the offset that keeps stacks from falling into the same cache sets is counted.
     ///
     /// `None` on another thread than the greenlet's own.
     pub fn stack_used(&self) -> Option<usize> {
@@ -699,10 +729,11 @@ fn park_until(deadline: Nanos) {
     }
 }
 
-/// Waits until all of them have ended. Their results stay where they are: [`Greenlet::value`] and [`Greenlet::join`] give them. May switch.
+/// Waits until all of them have ended. Their results stay where they are: [`Greenlet::value`] and
+/// [`Greenlet::join`] give them. May switch.
 ///
-/// Greenlets with results of different types go into one list as [handles](Greenlet::handle). [`wait`](crate::wait) also tells which end first, or waits for
-/// some of them; [`joinall_raise`] gives the values.
+/// Greenlets with results of different types go into one list as [handles](Greenlet::handle). [`wait`](crate::wait)
+/// also tells which end first, or waits for some of them; [`joinall_raise`] gives the values.
 ///
 /// # Panics
 ///
@@ -738,15 +769,16 @@ fn joinall_until(greenlets: impl IntoIterator<Item: AnyGreenlet>, deadline: Nano
         .fold(true, |all, greenlet| all & (wait_for(greenlet.as_task(), deadline) == Some(Wake::Notified)))
 }
 
-/// Waits until all of them have returned, and gives their values, in the order of the list. The first that fails ends the wait, whichever place it has. May
-/// switch.
+/// Waits until all of them have returned, and gives their values, in the order of the list. The first that fails ends
+/// the wait, whichever place it has. May switch.
 ///
 /// Those that have not ended then go on by themselves, like all whose handle is dropped.
 ///
 /// # Panics
 ///
-/// With what the first failing greenlet has panicked with; also with the [`GreenletExit`] of one that was killed. As [`Greenlet::join`], where nothing can go on. In a
-/// destructor that runs while its greenlet unwinds, if it would have to wait.
+/// With what the first failing greenlet has panicked with; also with the [`GreenletExit`] of one that was
+/// killed. As [`Greenlet::join`], where nothing can go on. In a destructor that runs while its greenlet
+/// unwinds, if it would have to wait.
 ///
 /// ```
 /// use switchgrass::{joinall_raise, spawn};

@@ -1,6 +1,7 @@
 //! The typed part of a greenlet: its closure, and its result on the way to whoever joins.
 
 use std::cell::Cell;
+use std::sync::atomic::AtomicBool;
 
 use super::result::ResultPart;
 use crate::coro::unwind::{self, Payload};
@@ -14,7 +15,7 @@ pub(super) struct Packet<F, T> {
 
 impl<F, T> Packet<F, T> {
     #[inline]
-    pub(super) fn new(f: F, unhandled: *const Cell<bool>) -> Self {
+    pub(super) fn new(f: F, unhandled: *const AtomicBool) -> Self {
         Packet { result: ResultPart::new(unhandled), f: Cell::new(Some(f)) }
     }
 }
@@ -44,5 +45,17 @@ impl<F: FnOnce() -> T, T> Body for Packet<F, T> {
             None if task.shared().ended.is_set() => {}
             None => task.post(Message::Unreferenced),
         }
+    }
+}
+
+/// That of a greenlet which any hub of a team may start. Its last handle may go at any time: it is to run all the same.
+pub(super) struct Roaming<F, T>(pub(super) Packet<F, T>);
+
+// SAFETY: what is of type F or T in it is Send; the pointer is to an atomic, which its maker promises to keep (see `launch_afloat`).
+unsafe impl<F: Send, T: Send> Send for Roaming<F, T> {}
+
+impl<F: FnOnce() -> T, T> Body for Roaming<F, T> {
+    fn run(&self, task: &Task, start: Result<(), Payload>) {
+        self.0.run(task, start);
     }
 }

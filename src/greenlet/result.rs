@@ -7,11 +7,9 @@
 
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
-
 use crate::coro::unwind::{self, Payload};
 use crate::sys::lock::Lock;
-use crate::sys::sync::{AtomicU8, Ordering, UnsafeCell};
+use crate::sys::sync::{AtomicBool, AtomicU8, Ordering, UnsafeCell};
 use crate::task::GreenletExit;
 
 pub(super) struct ResultPart<T> {
@@ -20,7 +18,7 @@ pub(super) struct ResultPart<T> {
     /// taken by whoever set the second of the bits.
     value: UnsafeCell<Option<Result<T, Payload>>>,
     /// Of a scope: set if the greenlet panicked and nobody took the result. Null outside of scopes.
-    unhandled: *const Cell<bool>,
+    unhandled: *const AtomicBool,
     /// Boxed, since most have none.
     links: Lock<Option<Box<Looks<T>>>>,
 }
@@ -44,7 +42,7 @@ const DETACHED: u8 = 2;
 const LINKED: u8 = 4;
 
 impl<T> ResultPart<T> {
-    pub(super) const fn new(unhandled: *const Cell<bool>) -> Self {
+    pub(super) const fn new(unhandled: *const AtomicBool) -> Self {
         ResultPart { bits: AtomicU8::new(0), value: UnsafeCell::new(None), unhandled, links: Lock::new(None) }
     }
 
@@ -157,8 +155,8 @@ impl<T> ResultPart<T> {
             && !self.unhandled.is_null()
             && !payload.is::<GreenletExit>()
         {
-            // SAFETY: a scope outlives its greenlets and their handles, and is on this thread.
-            unsafe { (*self.unhandled).set(true) };
+            // SAFETY: a scope outlives its greenlets and their handles.
+            unsafe { (*self.unhandled).store(true, Ordering::Release) };
         }
         // The destructor of a result that nobody wants has nobody to panic to.
         let _ = unwind::catch(|| drop(value));

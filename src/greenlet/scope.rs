@@ -1,27 +1,18 @@
 //! Greenlets that borrow: `std::thread::scope` for greenlets.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::time::Duration;
 
-use super::{Greenlet, Handle, Start, launch, wait_for};
-use crate::coro::unwind::{self, AbortIfPanic, Payload};
-use crate::hub::{Masked, ScopeExpired, Unwinding, hub};
-use crate::sys::clock::NEVER;
-use crate::task::{GreenletExit, NotSend, Origin, TaskRef};
+use super::children::Children;
+use super::{Greenlet, Handle, Start, launch};
+use crate::coro::unwind::Payload;
+use crate::task::{NotSend, Origin, TaskRef};
 
 /// Where borrowing greenlets are spawned; see [`scope()`].
 pub struct Scope<'scope, 'env: 'scope> {
-    /// Those that may not have ended yet, and some that have.
-    children: RefCell<Vec<TaskRef>>,
-    /// When `children` has grown to this, those that have ended are taken out.
-    sweep_at: Cell<usize>,
-    /// A greenlet panicked, and nobody joined it.
-    unhandled: Cell<bool>,
-    /// The children are being killed: a new one is, too.
-    ending: Cell<bool>,
+    children: Children,
     // As in std: 'scope is invariant, so that it cannot shrink to less than what the greenlets borrow; and what they borrow
     // must outlive it.
     scope: PhantomData<&'scope mut &'scope ()>,
@@ -78,36 +69,8 @@ pub fn scope<'env, F, T>(f: F) -> T
 where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
 {
-    let scope = Scope {
-        children: RefCell::default(),
-        sweep_at: Cell::new(64),
-        unhandled: Cell::new(false),
-        ending: Cell::new(false),
-        scope: PhantomData,
-        env: PhantomData,
-        stays: PhantomData,
-    };
-    let result = unwind::catch(|| f(&scope));
-    // Nothing below may leave before the children have ended.
-    let interrupted = match &result {
-        Err(payload) if payload.is::<GreenletExit>() || payload.is::<ScopeExpired>() => Err(None),
-        _ => match unwind::catch(|| scope.wait_for_children()) {
-            Ok(ended) => ended.map_err(|Unwinding| None),
-            Err(payload) => Err(Some(payload)),
-        },
-    };
-    if interrupted.is_err() {
-        let guard = AbortIfPanic("a scope was to be left before its greenlets had ended");
-        scope.end_children();
-        std::mem::forget(guard);
-    }
-    match (result, interrupted) {
-        (Err(payload), _) | (Ok(_), Err(Some(payload))) => unwind::raise(payload),
-        (Ok(value), _) => {
-            assert!(!scope.unhandled.get(), "a scoped greenlet panicked");
-            value
-        }
-    }
+    let scope = Scope { children: Children::new(), scope: PhantomData, env: PhantomData, stays: PhantomData };
+    scope.children.run(|| f(&scope))
 }
 
 impl<'scope, 'env> Scope<'scope, 'env> {
@@ -132,61 +95,18 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         F: FnOnce() -> T + 'scope,
         T: 'scope,
     {
-        assert!(
-            !std::thread::panicking(),
-            "a greenlet cannot be spawned in a scope while unwinding: the scope could not wait for it"
-        );
-        assert!(
-            !hub().in_the_loop(),
-            "a greenlet cannot be spawned in a scope in the event loop itself: the scope could not wait for it"
-        );
+        Children::require_wait();
         // SAFETY: what `f` and its result borrow lives at least as long as the scope, which is left after all its
-        // greenlets have ended (see `scope`); their handles cannot leave it ('scope). `unhandled` is in the scope.
-        let greenlet = unsafe { launch(origin, Start::Now, f, &raw const self.unhandled) };
-        if self.ending.get() {
-            greenlet.handle.task().interrupt(Box::new(GreenletExit));
-        }
-        let mut children = self.children.borrow_mut();
-        if children.len() >= self.sweep_at.get() {
-            children.retain(|child| !child.shared().ended.is_set());
-            self.sweep_at.set(64.max(children.len() * 2));
-        }
-        children.push(greenlet.handle.task().clone());
+        // greenlets have ended (see `Children::run`); their handles cannot leave it ('scope). `unhandled` is in the scope.
+        let greenlet = unsafe { launch(origin, Start::Now, f, self.children.unhandled()) };
+        self.children.add(greenlet.handle.task());
         ScopedGreenlet { greenlet, scope: PhantomData, stays: PhantomData }
-    }
-
-    /// # Errors
-    ///
-    /// The thread is panicking, and not all have ended. Then it is somebody else who unwinds, and has dropped the last handle of the
-    /// coroutine that is in here: had this task begun to unwind since it has entered the scope, it would have left it; and before, it
-    /// could have spawned nothing (see `launch`).
-    fn wait_for_children(&self) -> Result<(), Unwinding> {
-        loop {
-            // Those that are waited for may spawn more. The one waited for stays in the list, in case we are killed meanwhile.
-            let Some(child) = self.children.borrow().last().cloned() else { return Ok(()) };
-            wait_for(&child, NEVER).ok_or(Unwinding)?;
-            // Only from the end: looking at all of them after each wait would take time without measure.
-            let mut children = self.children.borrow_mut();
-            while children.pop_if(|child| child.shared().ended.is_set()).is_some() {}
-        }
-    }
-
-    /// Kills the children and waits for them, whatever happens.
-    fn end_children(&self) {
-        let masked = Masked::new();
-        self.ending.set(true);
-        for child in &*self.children.borrow() {
-            child.interrupt(Box::new(GreenletExit));
-        }
-        self.wait_for_children().expect("who is masked may wait");
-        drop(masked);
     }
 }
 
 impl fmt::Debug for Scope<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let running = self.children.borrow().iter().filter(|child| !child.shared().ended.is_set()).count();
-        f.debug_struct("Scope").field("running", &running).finish_non_exhaustive()
+        f.debug_struct("Scope").field("running", &self.children.running()).finish_non_exhaustive()
     }
 }
 

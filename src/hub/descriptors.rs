@@ -1,4 +1,4 @@
-//! Descriptors: what `io` needs of the poller.
+//! Descriptors: watching them, and waiting for them.
 
 #![forbid(unsafe_code)]
 
@@ -43,8 +43,9 @@ impl Hub {
         }
     }
 
-    /// To be called before each operation: lets others run if many in a row did not have to wait, so that a greenlet which always finds
-    /// something to read starves nobody. (Before, not after: a timeout that strikes here must not lose what was read.)
+    /// To be called before each operation: lets others run if many in a row did not have to wait, so that a
+    /// greenlet which always finds something to read starves nobody. (Before, not after: a timeout that strikes
+    /// here must not lose what was read.)
     #[inline]
     pub(crate) fn be_fair(&self) {
         let unwaited = self.unwaited.get() + 1;
@@ -98,8 +99,8 @@ impl Hub {
         }
     }
 
-    /// The descriptor was closed by another thread.
-    pub(super) fn forget_fd(&self, id: SlotId) {
+    /// The descriptor was closed by another thread, or unseen: whatever has its number now is another one's.
+    pub(crate) fn forget_fd(&self, id: SlotId) {
         if let Some(poller) = &mut *self.poller.borrow_mut() {
             poller.forget(id);
         }

@@ -1,7 +1,7 @@
 //! Waiting below frames that are not ours: those of a C library, or of std, that call what they take for libc.
 //!
-//! Nothing may unwind through them. So a kill and a timeout that has run out stay pending, and end the wait with a verdict; the next wait of our own
-//! unwinds.
+//! Nothing may unwind through them. So a kill and a timeout that has run out stay pending, and end the wait with a
+//! verdict; the next wait of our own unwinds.
 
 #![forbid(unsafe_code)]
 
@@ -66,16 +66,11 @@ impl Hub {
 
     /// Waits for a wake, whatever is pending against the task.
     pub(crate) fn park_unbroken(&self, reason: Reason, deadline: Nanos) -> Verdict {
-        let task = self.current();
-        let _outside = (self.is_main(task) && self.foreign_deadlock.get()).then(|| self.outside_wait());
-        let _masked = Unbroken::begin(task);
-        self.foreign_wait.set(self.is_main(task));
-        let wake = self.park(reason, deadline);
-        if self.is_main(task) {
-            self.foreign_wait.set(false);
-        }
         // Refused only while unwinding, when nobody comes here.
-        if wake == Ok(Wake::TimedOut) { Verdict::TimedOut } else { Verdict::Woken }
+        match self.wait_below(|| self.park(reason, deadline)) {
+            Ok(Wake::TimedOut) => Verdict::TimedOut,
+            _ => Verdict::Woken,
+        }
     }
 
     /// Calls `f`, whose waits do not unwind.
@@ -140,11 +135,6 @@ impl Hub {
         Ok(if wake == Wake::TimedOut { Verdict::TimedOut } else { Verdict::Woken })
     }
 
-    /// A registration whose descriptor was closed unseen: whatever has its number now is another one's.
-    pub(crate) fn forget_registration(&self, id: SlotId) {
-        self.forget_fd(id);
-    }
-
     /// Lets others run that are ready. Does not unwind.
     pub(crate) fn yield_foreign(&self) {
         let _masked = Unbroken::begin(self.current());
@@ -159,7 +149,6 @@ impl Hub {
     }
 
     fn foreign(&self, deadline: Nanos, ended_by: Handlers, wait: impl FnOnce(Nanos) -> Wake) -> Verdict {
-        let task = self.current();
         let handled = self.home.handled(ended_by);
         let pending = self.verdict();
         if pending != Verdict::Woken {
@@ -167,18 +156,11 @@ impl Hub {
             self.be_fair_foreign();
             return pending;
         }
-        // A main context that can never go on stays here, as it would without us; but it says so.
-        let _outside = (self.is_main(task) && self.foreign_deadlock.get()).then(|| self.outside_wait());
-        let wake = {
-            let _masked = Unbroken::begin(task);
-            self.foreign_wait.set(self.is_main(task));
-            task.local.ended_by.set(ended_by);
-            wait(deadline.min(self.nearest_scope_of_all(task)))
-        };
+        let task = self.current();
+        let deadline = deadline.min(self.nearest_scope_of_all(task));
+        task.local.ended_by.set(ended_by);
+        let wake = self.wait_below(|| wait(deadline));
         task.local.ended_by.set(Handlers::None);
-        if self.is_main(task) {
-            self.foreign_wait.set(false);
-        }
         match self.verdict() {
             Verdict::Woken if wake == Wake::TimedOut => Verdict::TimedOut,
             Verdict::Woken if self.home.handled(ended_by) != handled => Verdict::Interrupted,
@@ -186,8 +168,22 @@ impl Hub {
         }
     }
 
-    /// If a signal handler has run on this thread since the last look, ends the waits that it ends. POSIX has it end the call in which the thread blocks: here, the
-    /// thread blocks in all of them.
+    /// Calls `wait`, which does not unwind. A main context that can never go on stays there, as it
+    /// would without us; but it says so.
+    #[inline]
+    fn wait_below<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let is_main = self.is_main(self.current());
+        let _outside = (is_main && self.foreign_deadlock.get()).then(|| self.outside_wait());
+        self.foreign_wait.set(is_main);
+        let result = self.unbroken(wait);
+        if is_main {
+            self.foreign_wait.set(false);
+        }
+        result
+    }
+
+    /// If a signal handler has run on this thread since the last look, ends the waits that it ends. POSIX has it end
+    /// the call in which the thread blocks: here, the thread blocks in all of them.
     #[inline]
     pub(super) fn look_for_signals(&self) {
         let handled = self.home.handled(Handlers::All);

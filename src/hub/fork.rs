@@ -1,14 +1,14 @@
 //! What becomes of the hub in the child of a `fork`.
 //!
-//! The child has one OS thread. What it shares with its parent is the open files, among them the epoll instance: so the child never touches
-//! that one, and opens its own when it waits for the first time. Who goes on there:
+//! The child has one OS thread. What it shares with its parent is the open files, among them the epoll instance: so the
+//! child never touches that one, and opens its own when it waits for the first time. Who goes on there:
 //!
 //! - the task that called `fork`, and the thread's own task;
-//! - those that are suspended in an explicit switch, or were never started: nobody runs them but who switches to them, so they are like any other
-//!   value of the program.
+//! - those that are suspended in an explicit switch, or were never started: nobody runs them but who switches to them,
+//!   so they are like any other value of the program.
 //!
-//! All others, which the hub would run, run in the parent only. In the child they are dead: they never run, their destructors do not either, and
-//! their stacks stay as they are, for others may borrow from them.
+//! All others, which the hub would run, run in the parent only. In the child they are dead: they never run, their
+//! destructors do not either, and their stacks stay as they are, for others may borrow from them.
 
 use std::sync::Once;
 
@@ -18,7 +18,8 @@ use crate::sys::clock::NEVER;
 use crate::sys::fork;
 use crate::task::{Home, State, Task};
 
-/// Sees to it that a child of this process finds everything as it should be there: what the hubs have, and what `task` counts.
+/// Sees to it that a child of this process finds everything as it should be there: what the
+/// hubs have, and what `task` counts.
 pub(crate) fn watch_forks() {
     static WATCHED: Once = Once::new();
     extern "C" fn prepare() {

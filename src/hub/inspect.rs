@@ -1,7 +1,7 @@
 //! What a hub looks like at one moment: its tasks, who made them, what they wait for, and where they stand.
 //!
-//! A hub's tasks can only be looked at on its own thread. So each hub is asked with a message, which it reads when it comes back to its loop;
-//! the answer is plain data, which is put into words elsewhere (see `tree.rs`).
+//! A hub's tasks can only be looked at on its own thread. So each hub is asked with a message, which it reads when it
+//! comes back to its loop; the answer is plain data, which is put into words elsewhere (see `tree.rs`).
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,7 +22,8 @@ pub(crate) struct Snapshot {
     /// The hub's number.
     pub(crate) hub: u64,
     pub(crate) thread: String,
-    /// Oldest first: the thread's own, then the others in the order of their ids. Or the one that was asked for, if it is there.
+    /// Oldest first: the thread's own, then the others in the order of their ids. Or the one that
+    /// was asked for, if it is there.
     pub(crate) tasks: Vec<TaskView>,
     /// The backtraces that `tasks` refer to, each once.
     pub(crate) traces: Vec<Box<[usize]>>,
@@ -114,7 +115,8 @@ impl Traces {
 }
 
 impl Hub {
-    /// Looks at all tasks of this hub. Those that are suspended are resumed for a moment each, to take their backtraces, and nobody else runs meanwhile.
+    /// Looks at all tasks of this hub. Those that are suspended are resumed for a moment each, to take their
+    /// backtraces, and nobody else runs meanwhile.
     #[inline(never)]
     pub(crate) fn snapshot(&self, wanted: Wanted) -> Snapshot {
         let mut traces = Traces { left: wanted.traces, frames: wanted.frames, known: HashMap::new() };
@@ -194,8 +196,8 @@ impl Hub {
     /// Has a suspended task tell where it stands. `false`: it has no stack, since it has not started.
     fn inspect(&self, task: &Task, inspection: &mut Inspection) -> bool {
         debug_assert!(task.local.state.get() != State::Running || self.is_main(task));
-        // SAFETY: only the hub touches contexts. It is not inside of this one: the task is not the current one, or nobody is, since
-        // this is the loop; and who is inspected does nothing but to answer.
+        // SAFETY: only the hub touches contexts. It is not inside of this one: the task is not the current one, or
+        // nobody is, since this is the loop; and who is inspected does nothing but to answer.
         let Some(context) = (unsafe { &mut *task.local.context.get() }) else { return false };
         // SAFETY: `errno` is this thread's, whose address never changes.
         let errno = unsafe { *self.errno };
@@ -272,7 +274,8 @@ impl<T> Asked<T> {
 ///
 /// # Errors
 ///
-/// The hub has come further than `expected` (if that is not [`sample::ANY`]), has gone, or does not answer within `patience`.
+/// The hub has come further than `expected` (if that is not [`sample::ANY`]), has gone, or does
+/// not answer within `patience`.
 pub(crate) fn ask_thread(
     home: &'static Home,
     incarnation: u64,

@@ -15,6 +15,7 @@ mod descriptors;
 #[cfg(feature = "monkey")]
 pub(crate) mod foreign;
 mod fork;
+mod idle;
 pub(crate) mod inspect;
 mod masked;
 mod observe;
@@ -25,10 +26,11 @@ mod run;
 mod shutdown;
 mod sleep;
 mod suspend;
+pub(crate) mod team;
 mod timers;
 pub(crate) mod tree;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::ops::Range;
 use std::panic::Location;
@@ -160,6 +162,8 @@ pub(crate) struct Hub {
     unwaited: Cell<u32>,
     /// Tasks that wait for a descriptor, for work given to another OS thread, or for a task of another hub.
     outside_waits: Cell<usize>,
+    /// Its place among hubs that share work, if it is one of those.
+    member: OnceCell<team::Member>,
     /// The last sleep was for nothing.
     lonely: Cell<bool>,
     vigil: Cell<sleep::Vigil>,
@@ -290,6 +294,7 @@ fn create() -> &'static Hub {
         signals_seen: Cell::new(0),
         #[cfg(feature = "monkey")]
         unrestarted_seen: Cell::new(0),
+        member: OnceCell::new(),
         lonely: Cell::new(false),
         vigil: Cell::default(),
         unwaited: Cell::new(0),
@@ -347,7 +352,7 @@ struct Deadlock;
 impl Hub {
     /// Takes over a new task: from here on it is alive, until `finish`.
     #[inline]
-    pub(crate) fn adopt(&self, task: TaskRef) {
+    pub(crate) fn adopt(&self, task: TaskRef) -> NonNull<Task> {
         let ptr = task.into_counted();
         let first = self.live.replace(Some(ptr));
         // SAFETY: `ptr` is counted, and `first` is in the list, so alive.
@@ -358,6 +363,7 @@ impl Hub {
             }
         }
         self.live_count.set(self.live_count.get() + 1);
+        ptr
     }
 
     #[inline]

@@ -1,16 +1,18 @@
 //! Observing runs: for samples of the time in the ready queue, and for a recording.
 //!
-//! Nothing on the way of a switch, a wake or a spawn knows of this. How many resumptions there were is told by the countdown that leads to
-//! the next look at the clock. What a task did in a run is told by what has changed since: who is at the end of the
-//! ready queue that was not there before was woken by it (or is itself, if it yields), and who has a new id was spawned by it. The loop's own turn
-//! counts as a run, too: there, it was a descriptor, a timer or another thread that woke.
+//! Nothing on the way of a switch, a wake or a spawn knows of this. How many resumptions there were is told by the
+//! countdown that leads to the next look at the clock. What a task did in a run is told by what has changed since:
+//! who is at the end of the ready queue that was not there before was woken by it (or is itself, if it yields), and
+//! who has a new id was spawned by it. The loop's own turn counts as a run, too: there, it was a descriptor, a
+//! timer or another thread that woke.
 //!
-//! One run in [`RUNS_PER_SAMPLE`] is observed for samples, which are all that it queues. So each queueing has the same chance to be one, whoever
-//! it is by and however many come at once; or, where the chance is greater, it counts less. (A window that ends with the sample is counted down like any other; then [`Hub::run_observed`] takes the
-//! place of the inner loop for one run.) For a sample, a *place* is put into the queue, just before the task: a task without a stack, so that
-//! the loop comes upon it where it would start one. The time until then is the wait, and the resumptions until then are the length of the
-//! queue. When within the run the task was queued is not known: it counts as queued in the middle, but at the end if it yielded, or if the
-//! loop has queued it, whose turn begins with sleep.
+//! One run in [`RUNS_PER_SAMPLE`] is observed for samples, which are all that it queues. So each queueing has the same
+//! chance to be one, whoever it is by and however many come at once; or, where the chance is greater, it counts less.
+//! (A window that ends with the sample is counted down like any other; then [`Hub::run_observed`] takes the place of
+//! the inner loop for one run.) For a sample, a *place* is put into the queue, just before the task: a task without a
+//! stack, so that the loop comes upon it where it would start one. The time until then is the wait, and the resumptions
+//! until then are the length of the queue. When within the run the task was queued is not known: it counts as queued in
+//! the middle, but at the end if it yielded, or if the loop has queued it, whose turn begins with sleep.
 //!
 //! What goes by the queue is not measured: a task that somebody switches to explicitly.
 
@@ -26,11 +28,11 @@ use crate::coro::Turn;
 use crate::sys::clock::{self, Nanos};
 use crate::task::{Kind, Origin, State, Task, TaskRef};
 
-/// On average: the distances vary from half of it to one and a half, so that work which comes in rounds is not always sampled at the
-/// same point. A sample costs about 300 ns.
+/// On average: the distances vary from half of it to one and a half, so that work which comes in rounds is not always
+/// sampled at the same point. A sample costs about 300 ns.
 const RUNS_PER_SAMPLE: u32 = 2048;
-/// A turn of the loop that is about to sleep counts as so many, for it takes some microseconds anyway: or else a hub that does little would be
-/// sampled too rarely to tell anything.
+/// A turn of the loop that is about to sleep counts as so many, for it takes some microseconds anyway: or else a hub
+/// that does little would be sampled too rarely to tell anything.
 const RUNS_PER_SLEEP: u32 = 32;
 /// Of a run that queued more tasks than these, so many are samples, and each counts for several.
 const SAMPLES_PER_RUN: usize = 8;
@@ -130,7 +132,8 @@ impl Hub {
         self.home.restart_countdown(window);
     }
 
-    /// Counts a run that the countdown does not see, and that has so many times the chance of another one to be a sample.
+    /// Counts a run that the countdown does not see, and that has so many times the chance of
+    /// another one to be a sample.
     fn count_run(&self, times: u32) {
         let left = self.observer.runs_left.get();
         self.observer.runs_left.set(left.saturating_sub(times));
@@ -343,7 +346,8 @@ impl Hub {
         // This was no resumption, and nobody runs.
         self.resumed.set(self.resumed.get().wrapping_sub(1));
         self.current.set(self.main_ptr);
-        // SAFETY: given up to the queue by `sample_run`, which does not have it any more. Nothing of `place` is used after.
+        // SAFETY: given up to the queue by `sample_run`, which does not have it any more.
+        // Nothing of `place` is used after.
         drop(unsafe { TaskRef::from_counted(place.ptr()) });
         if let Some(place) = self.observer.places.borrow_mut().pop_front() {
             let wait = clock::now().saturating_sub(place.since);

@@ -130,9 +130,9 @@ impl Poller {
         let (raw, interest) = (fd.as_raw_fd(), direction.interest());
         let registry = self.poll.registry();
         let result = match registry.register(&mut SourceFd(&raw), token(id), interest) {
-            // The number was registered before and closed while a duplicate of the same description was
-            // open: the old registration is still there and becomes ours. Or this is one number in two hands: the first has lost
-            // it then, unless it waits just now.
+            // The number was registered before and closed while a duplicate of the same description was open: the old
+            // registration is still there and becomes ours. Or this is one number in two hands: the first has lost it
+            // then, unless it waits just now.
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => self
                 .lose(raw)
                 .and_then(|()| self.poll.registry().reregister(&mut SourceFd(&raw), token(id), interest)),

@@ -2,8 +2,9 @@
 //!
 //! What happens is found out by `observe.rs`, which observes each run while a recording goes on.
 //!
-//! One recording goes on in the process, or none. Each hub has a ring of its own in it, which is locked for each event: for the sake of
-//! who stops the recording, on whichever thread. The ring is closed then, and its hub finds out with the next event.
+//! One recording goes on in the process, or none. Each hub has a ring of its own in it, which is locked for each
+//! event: for the sake of who stops the recording, on whichever thread. The ring is closed then, and its hub
+//! finds out with the next event.
 
 #![forbid(unsafe_code)]
 
@@ -95,7 +96,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     crate::sys::lock::lock(mutex)
 }
 
-/// Starts recording on all hubs: on this thread's at once, on others when their loop comes to their inbox, on later ones from the beginning.
+/// Starts recording on all hubs: on this thread's at once, on others when their loop comes to their inbox, on
+/// later ones from the beginning.
 pub(crate) fn start(capacity: usize) {
     // What was recorded before is dropped after the lock.
     let _before = stop();

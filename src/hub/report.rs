@@ -43,7 +43,8 @@ pub(super) fn who_runs(tell: &mut dyn FnMut(&Running<'_>)) {
 }
 
 impl Hub {
-    /// Whether a wake could come from a thread that we know nothing of: there is one, and there is a handle that it could hold.
+    /// Whether a wake could come from a thread that we know nothing of: there is one, and there
+    /// is a handle that it could hold.
     pub(super) fn another_thread_may_wake_us(&self) -> bool {
         let reachable = |task: &Task| {
             task.shared.handles.load(super::Ordering::Acquire) > 0

@@ -28,9 +28,9 @@ impl Hub {
     #[inline(never)]
     pub(super) fn run(&self, mut next: Option<NonNull<Task>>) -> Result<(), Deadlock> {
         let result = 'turns: loop {
-            // The target of a switch, then what is ready, in order; but only so much before the next look at I/O and timers.
+            // The target of a switch, what is ready, in order, and what is not started; but only so much before the next look at I/O and timers.
             while self.turn_goes_on() {
-                match next.take().or_else(|| self.home.ready().pop_front()) {
+                match next.take().or_else(|| self.home.ready().pop_front()).or_else(|| self.take_work()) {
                     Some(task) if task == self.main_ptr => break 'turns Ok(()),
                     Some(task) => next = self.resume(task),
                     None => {
@@ -72,6 +72,7 @@ impl Hub {
             self.fire_timers();
             self.end_part(Cause::Timer);
             self.read_mail();
+            self.start_one();
             self.end_turn(Cause::Thread);
             waited
         });
@@ -131,6 +132,7 @@ impl Hub {
         }
         self.checks.set(left - 1);
         self.home.set_countdown(self.window.get() - 1);
+        self.start_one();
         true
     }
 
@@ -147,18 +149,25 @@ impl Hub {
         if !self.home.inbox().has_mail() {
             return;
         }
-        for message in self.home.inbox().collect() {
-            match message {
-                Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
-                Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
-                Message::Unpark(task) => on(&task, Task::unpark),
-                Message::Record => self.join_recording(),
-                Message::Start(task, at) => on(&task, |task| self.start_at(task, at)),
-                Message::Unreferenced(task) => task.unreferenced(),
-                Message::Call(letter) => letter.open(),
-                Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
-                Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
+        self.home.inbox().collect().into_iter().for_each(|message| self.read(message));
+    }
+
+    pub(super) fn read(&self, message: Message) {
+        match message {
+            // To read it is to be awake.
+            Message::Work => {}
+            Message::Land(task) => {
+                self.land(task);
             }
+            Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
+            Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
+            Message::Unpark(task) => on(&task, Task::unpark),
+            Message::Record => self.join_recording(),
+            Message::Start(task, at) => on(&task, |task| self.start_at(task, at)),
+            Message::Unreferenced(task) => task.unreferenced(),
+            Message::Call(letter) => letter.open(),
+            Message::Closed { slot, generation } => self.forget_fd(SlotId { index: slot, generation }),
+            Message::Poke { slot, generation } => self.poke_fd(SlotId { index: slot, generation }),
         }
     }
 

@@ -1,14 +1,14 @@
 //! The end of a hub: with its thread, or because nothing can go on.
 //!
 //! When a thread ends (for the main thread: when `main` returns), its hub unwinds every greenlet, coroutine and
-//! generator that has not ended, so that their destructors run. They cannot wait for anything any more: each attempt raises
-//! [`GreenletExit`] anew. Whoever catches that again and again is given up: its stack stays as it is, unseen,
+//! generator that has not ended, so that their destructors run. They cannot wait for anything any more: each attempt
+//! raises [`GreenletExit`] anew. Whoever catches that again and again is given up: its stack stays as it is, unseen,
 //! and its memory is not used again.
 //!
 //! Under `panic = "abort"` nothing can be unwound, and everything is given up as it is.
 //!
-//! If the process exits from within a greenlet (`std::process::exit`), the thread-locals are destroyed on the greenlet's own
-//! stack. Nothing can be unwound then, and nothing is.
+//! If the process exits from within a greenlet (`std::process::exit`), the thread-locals are destroyed on the
+//! greenlet's own stack. Nothing can be unwound then, and nothing is.
 
 use super::record::Cause;
 use super::{Hub, State};
@@ -20,7 +20,8 @@ use crate::task::{GreenletExit, Message};
 const PATIENCE: u32 = 64;
 
 impl Hub {
-    /// Unwinds what is left. Gives what is to be dropped after the hub. `None`: this is no place to do that from, leave everything as it is.
+    /// Unwinds what is left. Gives what is to be dropped after the hub. `None`: this is no place to do that
+    /// from, leave everything as it is.
     pub(super) fn close(&self) -> Option<Vec<Message>> {
         let living = self.living();
         if !self.is_main(self.current()) || self.no_waiting.get() {
@@ -45,8 +46,8 @@ impl Hub {
                 task.interrupt(Box::new(GreenletExit));
             }
             self.run_while_closing();
-            // Who waits for another thread now is masked, since all others were refused: what it has lent to that thread must be back
-            // before its frame can go.
+            // Who waits for another thread now is masked, since all others were refused: what it has lent to that
+            // thread must be back before its frame can go.
             while self.outside_waits.get() > 0 {
                 self.sleep_until_mail();
                 self.read_mail();
@@ -100,8 +101,8 @@ impl Hub {
         }
     }
 
-    /// The thread's own task waits for the children of a scope, which it must not leave before they have ended. They were killed,
-    /// yet they wait again, for what can never come: kill them once more.
+    /// The thread's own task waits for the children of a scope, which it must not leave before they have ended. They
+    /// were killed, yet they wait again, for what can never come: kill them once more.
     #[cold]
     pub(super) fn kill_all_for_deadlock(&self) {
         let round = self.deadlocks.get() + 1;

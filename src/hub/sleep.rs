@@ -17,15 +17,16 @@ const QUIET: Duration = Duration::from_millis(10);
 const STACKS_SWEPT_IDLE: usize = 1024;
 /// A busy hub sweeps so many per turn: less than one part in a hundred of its time.
 const STACKS_SWEPT_BUSY: usize = 8;
-/// A hub that only another thread could wake looks whether there is another thread: when nothing has come for a moment, for a look costs as much as
-/// some messages …
+/// A hub that only another thread could wake looks whether there is another thread: when nothing has come for a moment,
+/// for a look costs as much as some messages …
 const MOMENT: Duration = Duration::from_millis(1);
 /// … and then so often.
 const LONELY_CHECK: Duration = Duration::from_secs(1);
 
-/// A hub looks out for mail before it sleeps, for about as long as it costs to sleep and to be woken. It does not look all the time: two hubs that talk
-/// would do so word by word, and their caches with them. Meanwhile the other one fills a channel, say, which is then emptied at one go. (Two hubs with
-/// a channel of 128: 2 million messages a second without that, 20 with it; 1.5 if it looks for 10 µs, here, where a sleep costs more.)
+/// A hub looks out for mail before it sleeps, for about as long as it costs to sleep and to be woken. It does not look
+/// all the time: two hubs that talk would do so word by word, and their caches with them. Meanwhile the other one fills
+/// a channel, say, which is then emptied at one go. (Two hubs with a channel of 128: 2 million messages a second
+/// without that, 20 with it; 1.5 if it looks for 10 µs, here, where a sleep costs more.)
 const LOOKS: u32 = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_micros(2);
 /// For so many sleeps, at most, it does not, after that was in vain.
@@ -106,11 +107,14 @@ impl Hub {
         let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
         let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
         if !(timeout.is_none_or(|timeout| timeout > LOOKS * BETWEEN_LOOKS) && self.mail_comes_soon())
-            && self.home.inbox().fall_asleep()
+            && self.may_sleep()
         {
-            self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
-            self.home.inbox().wake_up();
-            self.vigil.set(Vigil { woken_by_mail: self.home.inbox().has_mail(), ..self.vigil.get() });
+            if self.home.inbox().fall_asleep() {
+                self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
+                self.home.inbox().wake_up();
+                self.vigil.set(Vigil { woken_by_mail: self.home.inbox().has_mail(), ..self.vigil.get() });
+            }
+            self.has_slept();
         }
         self.lonely.set(self.home.ready().is_empty() && !self.home.inbox().has_mail());
         if may_be_quiet && self.lonely.get() {
@@ -122,8 +126,9 @@ impl Hub {
         Ok(())
     }
 
-    /// Looks out for mail a little before the hub sleeps, if it was mail that ended the last sleep: to sleep and be woken costs both sides more than that.
-    /// After it was in vain, not for some sleeps; after the next time, for twice as many.
+    /// Looks out for mail a little before the hub sleeps, if it was mail that ended the last sleep: to
+    /// sleep and be woken costs both sides more than that. After it was in vain, not for some sleeps; after
+    /// the next time, for twice as many.
     fn mail_comes_soon(&self) -> bool {
         let mut vigil = self.vigil.get();
         if !vigil.woken_by_mail || !*HAS_CORES {
@@ -140,7 +145,7 @@ impl Hub {
             while clock::now() < until {
                 std::hint::spin_loop();
             }
-            self.home.inbox().has_mail()
+            self.home.inbox().has_mail() || self.sees_work()
         });
         vigil.pause = if comes { 0 } else { (2 * vigil.pause).clamp(1, LONGEST_PAUSE) };
         vigil.sleeps_before = vigil.pause;

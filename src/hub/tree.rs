@@ -1,7 +1,8 @@
 //! Snapshots in words: the tasks of a hub as a tree of who made whom.
 //!
-//! It must stay readable with 100,000 greenlets. So siblings that look alike (made at the same place, waiting for the same in the same
-//! place, with children that look alike) are told of once, and a backtrace that was shown before is referred to.
+//! It must stay readable with 100,000 greenlets. So siblings that look alike (made at the same place,
+//! waiting for the same in the same place, with children that look alike) are told of once, and a backtrace
+//! that was shown before is referred to.
 
 #![forbid(unsafe_code)]
 
@@ -32,7 +33,8 @@ impl Names {
         Names { known: HashMap::new(), here: std::env::current_dir().ok() }
     }
 
-    /// Writes a backtrace, a line per function. What every stack begins and ends with, in this crate and in std, is left out.
+    /// Writes a backtrace, a line per function. What every stack begins and ends with, in this
+    /// crate and in std, is left out.
     pub(crate) fn write_trace(
         &mut self,
         out: &mut dyn Write,
@@ -56,8 +58,8 @@ impl Names {
 /// Where this crate's code comes from, in the debug information.
 const OWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
 
-/// Part of the program, by the beginning of its names, and by its files: with `debug = "line-tables-only"`, the names of inlined functions have no
-/// paths; without debug information there are no files.
+/// Part of the program, by the beginning of its names, and by its files: with `debug = "line-tables-only"`, the names
+/// of inlined functions have no paths; without debug information there are no files.
 struct Part {
     names: &'static [&'static str],
     own_files: &'static [&'static str],

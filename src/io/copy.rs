@@ -14,10 +14,11 @@ use crate::task::Reason;
 
 /// A stream of two directions that end apart: a connection.
 ///
-/// Besides this, [`copy_bidirectional`] asks for [`Read`] and [`Write`] by reference, so that one greenlet can read while another writes.
+/// Besides this, [`copy_bidirectional`] asks for [`Read`] and [`Write`] by reference, so that one greenlet
+/// can read while another writes.
 pub trait Duplex {
-    /// Ends one direction or both, as [`TcpStream::shutdown`] does: the peer of a stream whose writing half is shut down reads the end. Greenlets that
-    /// wait in a direction that is shut down are woken.
+    /// Ends one direction or both, as [`TcpStream::shutdown`] does: the peer of a stream whose writing half is shut
+    /// down reads the end. Greenlets that wait in a direction that is shut down are woken.
     ///
     /// # Errors
     ///
@@ -37,10 +38,11 @@ impl Duplex for UnixStream {
     }
 }
 
-/// Copies all that comes from `a` to `b`, and all that comes from `b` to `a`, until both have ended. Tells how many bytes went from `a` to `b`, and from `b` to `a`.
+/// Copies all that comes from `a` to `b`, and all that comes from `b` to `a`, until both have ended. Tells how many
+/// bytes went from `a` to `b`, and from `b` to `a`.
 ///
-/// The two directions are independent: when one ends, that is passed on (the writing half of the other stream is shut down), and the other goes on.
-/// This is what a proxy does with a connection.
+/// The two directions are independent: when one ends, that is passed on (the writing half of the other stream is shut
+/// down), and the other goes on. This is what a proxy does with a connection.
 ///
 /// If it is killed or timed out, both directions stop, and the streams stay open; what was read and not written yet is lost.
 ///
@@ -48,8 +50,9 @@ impl Duplex for UnixStream {
 ///
 /// # Errors
 ///
-/// The first of either direction. Both streams are shut down then, which ends the other direction as well: half of a conversation is
-/// of no use, and who waits for its other half would wait for ever. In a destructor that runs while its greenlet unwinds: at once.
+/// The first of either direction. Both streams are shut down then, which ends the other direction as well: half of a
+/// conversation is of no use, and who waits for its other half would wait for ever. In a destructor that runs while
+/// its greenlet unwinds: at once.
 ///
 /// # Panics
 ///

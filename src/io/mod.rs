@@ -3,12 +3,13 @@
 //! Sockets are in [`net`](crate::net); to wait for many descriptors at once, or for one that other code reads, there is
 //! [`select`](mod@crate::select).
 //!
-//! **Regular files** are not here: a system has no way to wait for a disk other than to block. That is done on other OS threads, by
-//! `switchgrass::fs`, or by [`unblock`](crate::unblock).
+//! **Regular files** are not here: a system has no way to wait for a disk other than to block. That is done on other OS
+//! threads, by `switchgrass::fs`, or by [`unblock`](crate::unblock).
 //!
-//! **stdout and stderr** are left to std (`println!`): writing blocks the OS thread only while a pipe is full that nobody empties, or a
-//! terminal is stopped. They cannot be made non-blocking without making them so for the shell and whoever else writes there. A program
-//! whose output is a slow pipe, and that has something else to do meanwhile, writes it in [`unblock`](crate::unblock).
+//! **stdout and stderr** are left to std (`println!`): writing blocks the OS thread only while a pipe is full that
+//! nobody empties, or a terminal is stopped. They cannot be made non-blocking without making them so for the shell and
+//! whoever else writes there. A program whose output is a slow pipe, and that has something else to do meanwhile,
+//! writes it in [`unblock`](crate::unblock).
 
 mod copy;
 mod pipe;

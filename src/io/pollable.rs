@@ -19,18 +19,19 @@ use crate::task::Reason;
 
 /// A descriptor of any type, made cooperative: what would block the OS thread suspends the greenlet.
 ///
-/// For whatever the system can wait for and this crate has no type for: a FIFO, a terminal, a serial line, a timer, an inotify queue, a socket of
-/// another crate. The descriptor is made non-blocking while it is in here, and waited for with the hub's epoll (async-io calls
-/// the like `Async`, tokio `AsyncFd`).
+/// For whatever the system can wait for and this crate has no type for: a FIFO, a terminal, a serial line, a timer, an
+/// inotify queue, a socket of another crate. The descriptor is made non-blocking while it is in here, and waited for
+/// with the hub's epoll (async-io calls the like `Async`, tokio `AsyncFd`).
 ///
-/// If `T` reads or writes ([`Read`], [`Write`]), so does this; by reference too, if it is one of std's types that does. For all other
-/// operations there are [`read_with`](Self::read_with) and [`write_with`](Self::write_with).
+/// If `T` reads or writes ([`Read`], [`Write`]), so does this; by reference too, if it is one of std's types that does.
+/// For all other operations there are [`read_with`](Self::read_with) and [`write_with`](Self::write_with).
 ///
 /// One greenlet may wait to read while another waits to write; a second one in the same direction gets
-/// [`ConcurrentUse`](crate::io::ConcurrentUse). One number in two `Pollable`s (by reference, say) is an error for one of them; what was duplicated (`try_clone`) is not.
+/// [`ConcurrentUse`](crate::io::ConcurrentUse). One number in two `Pollable`s (by reference, say) is an error for one
+/// of them; what was duplicated (`try_clone`) is not.
 ///
-/// The mode belongs to the open file, which others may share: a duplicate, another process. They see that it is non-blocking. So do not do this to
-/// the standard streams; for stdin there is [`io::stdin`](crate::io::stdin).
+/// The mode belongs to the open file, which others may share: a duplicate, another process. They see that it is
+/// non-blocking. So do not do this to the standard streams; for stdin there is [`io::stdin`](crate::io::stdin).
 ///
 /// # Examples
 ///
@@ -57,12 +58,14 @@ pub struct Pollable<T: AsFd> {
 }
 
 impl<T: AsFd> Pollable<T> {
-    /// Takes a descriptor over: makes it non-blocking, and registers it with the hub of this thread. (Another thread may use it as well.)
+    /// Takes a descriptor over: makes it non-blocking, and registers it with the hub of this thread.
+    /// (Another thread may use it as well.)
     ///
     /// # Errors
     ///
-    /// `Unsupported` for what the system cannot wait for, such as a regular file or a directory: read those with `switchgrass::fs`, or with
-    /// [`unblock`](crate::unblock). The descriptor is then as before, and closed if `T` does that when it is dropped.
+    /// `Unsupported` for what the system cannot wait for, such as a regular file or a directory: read those with
+    /// `switchgrass::fs`, or with [`unblock`](crate::unblock). The descriptor is then as before, and closed if
+    /// `T` does that when it is dropped.
     pub fn new(source: T) -> io::Result<Pollable<T>> {
         let was_nonblocking = sys::fd::is_nonblocking(source.as_fd());
         let io = Io::adopt(source);
@@ -192,8 +195,8 @@ impl<T: AsFd + Write> Write for Pollable<T> {
     }
 }
 
-// For std's types only: an implementation for all `T` with `&T: Read` would be recursive (`Pollable<Pollable<…>>`), and have the compiler
-// give up in every program that asks for `&T: Read` with a type not known yet.
+// For std's types only: an implementation for all `T` with `&T: Read` would be recursive (`Pollable<Pollable<…>>`), and
+// have the compiler give up in every program that asks for `&T: Read` with a type not known yet.
 macro_rules! by_reference {
     (Read: $($reader:ty),*; Write: $($writer:ty),*) => {
         $(impl Read for &Pollable<$reader> {

@@ -24,15 +24,16 @@ const CHUNK: usize = 8 * 1024;
 ///
 /// It may be a terminal, a pipe, a socket, a file, `/dev/null`, or closed (which reads as empty, as in std).
 ///
-/// All handles share one buffer. Each operation is done as a whole: two greenlets that read lines get whole lines, each line once, and take turns. That
-/// is so across OS threads, too. A line is taken when it is there as a whole: who is killed or timed out while waiting for
-/// the rest of it leaves it to the next.
+/// All handles share one buffer. Each operation is done as a whole: two greenlets that read lines get whole lines, each
+/// line once, and take turns. That is so across OS threads, too. A line is taken when it is there as a whole: who is
+/// killed or timed out while waiting for the rest of it leaves it to the next.
 ///
-/// The descriptor is *not* made non-blocking, since the mode would be that of all who share the terminal or the pipe: the shell that started us,
-/// and the other processes of the pipeline. It is waited for, and read when there is something. What is a file is read on a thread of the pool.
-/// From this follow two limits:
+/// The descriptor is *not* made non-blocking, since the mode would be that of all who share the terminal or the pipe:
+/// the shell that started us, and the other processes of the pipeline. It is waited for, and read when there is
+/// something. What is a file is read on a thread of the pool. From this follow two limits:
 ///
-/// - If another process that shares the input reads it in the same moment, so that nothing is left for us, the OS thread waits with its greenlets until more comes.
+/// - If another process that shares the input reads it in the same moment, so that nothing is left for us, the OS
+///   thread waits with its greenlets until more comes.
 /// - [`std::io::stdin`] has a buffer of its own. Use one or the other.
 ///
 /// # Examples
@@ -63,10 +64,11 @@ pub struct Stdin {
 }
 
 impl Stdin {
-    /// Takes the input for more than one operation. Others wait until the guard is dropped, in the order in which they came. May switch.
+    /// Takes the input for more than one operation. Others wait until the guard is dropped, in the order
+    /// in which they came. May switch.
     ///
-    /// In a destructor that runs while its greenlet unwinds, nothing can be waited for: if somebody else has the input then, reading from the
-    /// guard is an error.
+    /// In a destructor that runs while its greenlet unwinds, nothing can be waited for: if somebody else has the input
+    /// then, reading from the guard is an error.
     pub fn lock(&self) -> StdinLock<'static> {
         StdinLock { held: Held::take().ok(), stds: io::stdin(), scope: PhantomData }
     }

@@ -1,4 +1,7 @@
-//! Regular files: straight through, or on a thread of the pool. And their locks, which are tried after pauses, since nothing tells that one is free.
+//! Regular files: straight through, or on a thread of the pool. And their locks, which are tried after pauses, since
+//! nothing tells that one is free.
+
+use std::sync::Arc;
 
 use libc::{c_int, c_void, iovec, off_t, size_t, ssize_t};
 
@@ -10,7 +13,6 @@ use crate::sys::clock::NEVER;
 use crate::sys::lock::Lock;
 use crate::task::{Handlers, Reason, Waker};
 use crate::threadpool::{self, Job, ThreadPool};
-use std::sync::Arc;
 
 /// The caller's memory, which stays where it is until the call returns.
 pub(super) struct Pointer(pub(super) *const c_void);
@@ -25,7 +27,7 @@ pub(super) fn on_a_thread(
     call: impl FnOnce(Pointer) -> ssize_t + Send + 'static,
     memory: *const c_void,
 ) -> ssize_t {
-    if gate::gate(Parts::FILES.0).is_none() {
+    if gate::gate(Parts::FILES).is_none() {
         return call(Pointer(memory));
     }
     let memory = Pointer(memory);
@@ -105,11 +107,12 @@ pub(super) fn to_the_end<T: Send + 'static>(
     }
 }
 
-/// Tries until it has the lock. (Of two processes that wait for each other's, the kernel tells one, `EDEADLK`; here both wait.)
+/// Tries until it has the lock. (Of two processes that wait for each other's, the kernel tells
+/// one, `EDEADLK`; here both wait.)
 pub(super) fn lock(hub: &Hub, fd: c_int, attempt: impl Fn() -> c_int) -> c_int {
     if let Err(error) = table::answer(hub.verdict()) {
         hub.be_fair_foreign();
-        return fail(error) as c_int;
+        return fail(error);
     }
     let mut pauses = process::pauses();
     loop {
@@ -120,7 +123,7 @@ pub(super) fn lock(hub: &Hub, fd: c_int, attempt: impl Fn() -> c_int) -> c_int {
         let until = hub.deadline(pauses.next().unwrap_or_default());
         let reason = Reason::of("lock of file", fd as u64);
         if let Err(error) = table::answer(hub.park_foreign(reason, until, Handlers::NotRestarting)) {
-            return fail(error) as c_int;
+            return fail(error);
         }
     }
 }
@@ -143,8 +146,9 @@ pub(super) unsafe fn lockf(hub: &Hub, fd: c_int, command: c_int, len: off_t) -> 
     }
 }
 
-/// Runs it on a thread of that pool. An error is the number for what is pending against the greenlet: then it is taken back, or if it has begun, goes on
-/// unseen, and its result is dropped over there. So it must have nothing of the caller's.
+/// Runs it on a thread of that pool. An error is the number for what is pending against the greenlet:
+/// then it is taken back, or if it has begun, goes on unseen, and its result is dropped over there. So it
+/// must have nothing of the caller's.
 pub(super) fn offload<T: Send + 'static>(
     hub: &Hub,
     pool: &ThreadPool,

@@ -1,15 +1,17 @@
-//! What C code calls that was compiled with `_FORTIFY_SOURCE`: the same functions, told how large the caller's buffer is.
+//! What C code calls that was compiled with `_FORTIFY_SOURCE`: the same functions, told how
+//! large the caller's buffer is.
 //!
 //! A call that fits is the one without the size. One that does not goes to libc's function, which ends the process.
 //!
-//! glibc has more names for the same functions: `__read`, `__poll`, `__connect` and so on. Those are for its own parts (the modules of the name service, the resolver), which
-//! call them with locks of libc's held that no greenlet can wait for. They are left alone.
+//! glibc has more names for the same functions: `__read`, `__poll`, `__connect` and so on. Those are for its own parts
+//! (the modules of the name service, the resolver), which call them with locks of libc's held that no greenlet can
+//! wait for. They are left alone.
 
 #![allow(clippy::too_many_arguments)]
 
-use libc::{c_char, c_int, c_void, nfds_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
+use libc::{c_int, c_void, nfds_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
-use super::{note, originals as real, ready, socket};
+use super::{originals as real, ready, socket};
 use crate::hub::Hub;
 
 pub(super) unsafe fn read(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t, size: size_t) -> ssize_t {
@@ -87,24 +89,4 @@ pub(super) unsafe fn ppoll(
             false => real::__ppoll_chk(fds, count, timeout, mask, size),
         }
     }
-}
-
-pub(super) unsafe fn open(path: *const c_char, flags: c_int) -> c_int {
-    // SAFETY: as above.
-    note::opened(unsafe { real::__open_2(path, flags) })
-}
-
-pub(super) unsafe fn open64(path: *const c_char, flags: c_int) -> c_int {
-    // SAFETY: as above.
-    note::opened(unsafe { real::__open64_2(path, flags) })
-}
-
-pub(super) unsafe fn openat(dir: c_int, path: *const c_char, flags: c_int) -> c_int {
-    // SAFETY: as above.
-    note::opened(unsafe { real::__openat_2(dir, path, flags) })
-}
-
-pub(super) unsafe fn openat64(dir: c_int, path: *const c_char, flags: c_int) -> c_int {
-    // SAFETY: as above.
-    note::opened(unsafe { real::__openat64_2(dir, path, flags) })
 }

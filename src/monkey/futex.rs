@@ -1,14 +1,17 @@
 //! `syscall(SYS_futex, ..)`: what std's locks, conditions and parked threads wait by.
 //!
-//! A greenlet that waits stands in a table by the address of the word; an OS thread waits in the kernel. Who wakes looks into the table, and asks the kernel only
-//! if a thread went there. That the word still has the value is looked at under the lock of the table, under which who wakes looks for waiters after having changed
-//! the word: so no wake is lost.
+//! A greenlet that waits stands in a table by the address of the word; an OS thread waits in the kernel. Who
+//! wakes looks into the table, and asks the kernel only if a thread went there. That the word still has the
+//! value is looked at under the lock of the table, under which who wakes looks for waiters after having
+//! changed the word: so no wake is lost.
 //!
-//! A kill does not end such a wait for good: std's locks wait again until they have what they want, and cannot be told. The wait returns
-//! once, for those who look at something else, too; from then on the greenlet really waits, and the kill stays pending.
+//! A kill does not end such a wait for good: std's locks wait again until they have what they want, and cannot be
+//! told. The wait returns once, for those who look at something else, too; from then on the greenlet really
+//! waits, and the kill stays pending.
 //!
-//! A futex that is not private may be in memory that another process has, too. So a wake asks the kernel in any case; and a greenlet that waits looks again
-//! after a moment, and after some of those returns for nothing, as the kernel may: it is the caller who knows whether it was meant.
+//! A futex that is not private may be in memory that another process has, too. So a wake asks the kernel in any case;
+//! and a greenlet that waits looks again after a moment, and after some of those returns for nothing, as the kernel
+//! may: it is the caller who knows whether it was meant.
 
 use std::sync::atomic::{AtomicI32, Ordering, fence};
 use std::time::Duration;
@@ -17,7 +20,7 @@ use libc::{c_int, c_long, timespec};
 
 use super::parker::{self, PARKED};
 use super::waiters::{self, Taken, bucket, is_of_table, wait_in_table};
-use super::{Parts, errno, gate, originals as real, set_errno};
+use super::{Parts, errno, gate, originals as real, set_errno, time};
 use crate::hub::Hub;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::Waker;
@@ -48,27 +51,20 @@ unsafe fn futex(
     let [d, e, f] = rest;
     let address = word as usize;
     let is_shared = operation & libc::FUTEX_PRIVATE_FLAG == 0;
-    // SAFETY: the caller's arguments.
-    let kernel = || unsafe {
-        real::syscall(
-            libc::SYS_futex,
-            address as c_long,
-            c_long::from(operation),
-            c_long::from(value),
-            d,
-            e,
-            f,
-        )
+    // SAFETY: the caller's arguments; or a wake of another number.
+    let kernel = |value: i32| unsafe {
+        let (address, operation, value) = (address as c_long, operation.into(), value.into());
+        real::syscall(libc::SYS_futex, address, operation, value, d, e, f)
     };
     match operation & !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) {
         wait @ (libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET) => {
             parker::note(address, value);
             let absolute = wait == libc::FUTEX_WAIT_BITSET;
             let bits = if absolute { f as u32 } else { u32::MAX };
-            match gate::gate(Parts::LOCKS.0) {
+            match gate::gate(Parts::LOCKS) {
                 Some(hub) => {
-                    // SAFETY: the caller's pointers.
-                    let deadline = unsafe { deadline(hub, timeout.as_ref(), absolute, operation) };
+                    // SAFETY: the caller's pointer: valid, or null.
+                    let deadline = deadline(hub, unsafe { timeout.as_ref() }, absolute, operation);
                     let result = match value == PARKED && Some(address) == parker::parker() {
                         // SAFETY: the word is this thread's parker's.
                         true => parker::park(hub, unsafe { &*word }, deadline),
@@ -88,7 +84,7 @@ unsafe fn futex(
                 None => {
                     let bucket = bucket(address);
                     bucket.threads.fetch_add(1, Ordering::SeqCst);
-                    let result = kernel();
+                    let result = kernel(value);
                     let error = errno();
                     bucket.threads.fetch_sub(1, Ordering::SeqCst);
                     set_errno(error);
@@ -97,49 +93,28 @@ unsafe fn futex(
             }
         }
         wake @ (libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET) => {
-            if gate::PATCHED.load(Ordering::Relaxed) & Parts::LOCKS.0 == 0 {
-                return kernel();
-            }
-            if waiters::are_locked_for_fork() || is_of_table(address) {
-                // For these locks only threads wait; and here the table is not to be locked.
-                return kernel();
+            // For the table's own locks only threads wait; and there the table is not to be locked.
+            if !gate::is_patched(Parts::LOCKS) || waiters::are_locked_for_fork() || is_of_table(address) {
+                return kernel(value);
             }
             let bits = if wake == libc::FUTEX_WAKE_BITSET { f as u32 } else { u32::MAX };
             let wanted = value.max(0) as usize;
-            wake_here(address, wanted, bits, is_shared, |count| {
-                // SAFETY: a wake of so many.
-                unsafe {
-                    real::syscall(
-                        libc::SYS_futex,
-                        address as c_long,
-                        c_long::from(operation),
-                        count.min(i32::MAX as usize) as c_long,
-                        d,
-                        e,
-                        f,
-                    )
-                }
-                .max(0) as usize
-            }) as c_long
+            let threads = |count| kernel(i32::try_from(count).unwrap_or(i32::MAX)).max(0) as usize;
+            wake_here(address, wanted, bits, is_shared, threads) as c_long
         }
-        _ => kernel(),
+        _ => kernel(value),
     }
 }
 
-unsafe fn deadline(hub: &Hub, timeout: Option<&timespec>, absolute: bool, operation: c_int) -> Nanos {
+fn deadline(hub: &Hub, timeout: Option<&timespec>, absolute: bool, operation: c_int) -> Nanos {
     let Some(timeout) = timeout else { return NEVER };
-    let mut left = super::time::duration(timeout);
-    if absolute {
-        let clock = match operation & libc::FUTEX_CLOCK_REALTIME {
-            0 => libc::CLOCK_MONOTONIC,
-            _ => libc::CLOCK_REALTIME,
-        };
-        let mut now = timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: a valid place.
-        unsafe { libc::clock_gettime(clock, &mut now) };
-        left = left.saturating_sub(super::time::duration(&now));
-    }
-    hub.deadline(left)
+    hub.deadline(match absolute {
+        false => time::duration(timeout),
+        true if operation & libc::FUTEX_CLOCK_REALTIME != 0 => {
+            time::left_until(libc::CLOCK_REALTIME, timeout)
+        }
+        true => time::left_until(libc::CLOCK_MONOTONIC, timeout),
+    })
 }
 
 /// Waits in the table, if the word has the value.
@@ -154,7 +129,8 @@ fn wait_here(hub: &Hub, word: &AtomicI32, value: i32, deadline: Nanos, bits: u32
         bucket.add(&mut greenlets, hub, address, bits, false)
     };
     match wait_in_table(hub, bucket, number, address, deadline) {
-        // std waits again at once if it is told of a signal, and its caller sees nothing. A wake for nothing is seen by who waits for a condition.
+        // std waits again at once if it is told of a signal, and its caller sees nothing. A wake for nothing is
+        // seen by who waits for a condition.
         Err(libc::EINTR) => Ok(()),
         result => result,
     }
@@ -187,7 +163,8 @@ fn wake_here(
     fence(Ordering::SeqCst);
     let mut woken = 0;
     let threads = is_shared || bucket.threads.load(Ordering::SeqCst) > 0;
-    // A thread that forks has locked the bucket, and may be who is to be woken: it waits for the next lock, which is being let go here.
+    // A thread that forks has locked the bucket, and may be who is to be woken: it waits for the next
+    // lock, which is being let go here.
     let is_locked = threads && bucket.greenlets.try_lock().is_none();
     let threads_first = threads && (is_locked || bucket.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1);
     if threads_first {
@@ -203,10 +180,11 @@ fn wake_here(
         if let [waker] = &wakers[..]
             && !parked
             && waker.is_here()
-            && let Some(hub) = gate::gate(Parts::LOCKS.0)
+            && let Some(hub) = gate::gate(Parts::LOCKS)
         {
-            // Its turn now. std's locks are not handed over: a greenlet that takes one again between two of its waits would keep it from the others for good. And
-            // who finds a lock that was taken without a wait spins for a microsecond, which cannot help on the same thread.
+            // Its turn now. std's locks are not handed over: a greenlet that takes one again between two of its waits
+            // would keep it from the others for good. And who finds a lock that was taken without a wait spins for a
+            // microsecond, which cannot help on the same thread.
             hub.yield_foreign();
         }
     }

@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::Parts;
 use crate::hub::{self, Hub};
 
 /// The parts that are patched.
-pub(super) static PATCHED: AtomicU32 = AtomicU32::new(0);
+static PATCHED: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
     /// Signal handlers that this thread runs just now, one within the other.
@@ -19,8 +20,8 @@ thread_local! {
 
 /// The hub, if a call of that part is to wait for its greenlet, and not for the thread.
 #[inline(always)]
-pub(super) fn gate(part: u32) -> Option<&'static Hub> {
-    if PATCHED.load(Ordering::Relaxed) & part == 0 {
+pub(super) fn gate(part: Parts) -> Option<&'static Hub> {
+    if !is_patched(part) {
         return None;
     }
     let hub = hub::existing()?;
@@ -52,9 +53,9 @@ pub(super) fn is_in_handler() -> bool {
 /// The process that has patched.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
-pub(super) fn open(parts: u32) {
+pub(super) fn open(parts: Parts) {
     PROCESS.store(crate::sys::fork::generation(), Ordering::Relaxed);
-    PATCHED.fetch_or(parts, Ordering::SeqCst);
+    PATCHED.fetch_or(parts.0, Ordering::SeqCst);
     settings_changed();
 }
 
@@ -62,16 +63,28 @@ pub(super) fn process() -> u32 {
     PROCESS.load(Ordering::Relaxed)
 }
 
+/// What is patched.
+#[inline(always)]
+pub fn patched() -> Parts {
+    Parts(PATCHED.load(Ordering::Relaxed))
+}
+
+/// Whether all of these are.
+#[inline(always)]
+pub fn is_patched(parts: Parts) -> bool {
+    patched().contains(parts)
+}
+
 /// Whether anything is patched, so that the tables have to be kept right.
 #[inline]
 pub(super) fn is_open() -> bool {
-    PATCHED.load(Ordering::Relaxed) != 0
+    patched().0 != 0
 }
 
 /// Calls `f`, in which no call of libc switches: it blocks the OS thread, as without [`patch_all`](super::patch_all).
 ///
-/// For code that must not be interleaved with itself on one thread: that keeps a thread-local borrowed or set while it waits, for example.
-/// Calls of this crate's own (`switchgrass::sleep`, …) still switch.
+/// For code that must not be interleaved with itself on one thread: that keeps a thread-local borrowed or set while it
+/// waits, for example. Calls of this crate's own (`switchgrass::sleep`, …) still switch.
 ///
 /// ```
 /// use std::time::Duration;
@@ -96,7 +109,8 @@ pub fn no_switch<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Counts the calls that change how a descriptor behaves (`O_NONBLOCK`, time limits): what is known of descriptors holds until the next.
+/// Counts the calls that change how a descriptor behaves (`O_NONBLOCK`, time limits): what is known of
+/// descriptors holds until the next.
 static SETTINGS: AtomicU64 = AtomicU64::new(1);
 
 pub(super) fn settings() -> u64 {

@@ -1,12 +1,13 @@
 //! Names of hosts: looked up on threads of the pool of [`dns`], since libc's resolver waits within libc.
 //!
-//! A thread of the pool gets copies of the arguments, and its answer is copied back, so that a greenlet which is killed or runs out of time may leave it
-//! alone. Then a call fails as for an error of the system, with `errno` saying which. What libc keeps per thread for its resolver (`_res`) is that of
-//! the thread of the pool.
+//! A thread of the pool gets copies of the arguments, and its answer is copied back, so that a greenlet which is killed
+//! or runs out of time may leave it alone. Then a call fails as for an error of the system, with `errno` saying which.
+//! What libc keeps per thread for its resolver (`_res`) is that of the thread of the pool.
 //!
 //! Addresses in numbers need no thread.
 //!
-//! `gethostbyname` and its like give what stays as it is until the same *greenlet* calls the next of them (libc: until anybody does).
+//! `gethostbyname` and its like give what stays as it is until the same *greenlet* calls the next of
+//! them (libc: until anybody does).
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
@@ -71,6 +72,26 @@ impl Drop for List {
     }
 }
 
+/// Has a thread of the pool ask, which gives the result, `errno` and what was found; hands that
+/// over if the result is 0.
+fn look_up<T: Send + 'static>(
+    hub: &Hub,
+    reason: Reason,
+    ask: impl FnOnce() -> (c_int, i32, T) + Send + 'static,
+    hand_over: impl FnOnce(T),
+) -> c_int {
+    let (result, error) = match file::offload(hub, dns::threadpool(), reason, ask) {
+        Ok((0, _, found)) => {
+            hand_over(found);
+            return 0;
+        }
+        Ok((result, error, _)) => (result, error),
+        Err(error) => (libc::EAI_SYSTEM, error),
+    };
+    set_errno(error);
+    result
+}
+
 pub(super) unsafe fn getaddrinfo(
     hub: &Hub,
     node: *const c_char,
@@ -106,20 +127,7 @@ pub(super) unsafe fn getaddrinfo(
             // What is there after an error, nobody has set.
             (result, errno(), List(if result == 0 { list } else { ptr::null_mut() }))
         };
-        match file::offload(hub, dns::threadpool(), BY_NAME, lookup) {
-            Ok((0, _, list)) => {
-                *found = list.hand_over();
-                0
-            }
-            Ok((result, error, _)) => {
-                set_errno(error);
-                result
-            }
-            Err(error) => {
-                set_errno(error);
-                libc::EAI_SYSTEM
-            }
-        }
+        look_up(hub, BY_NAME, lookup, |list| *found = list.hand_over())
     }
 }
 
@@ -160,23 +168,12 @@ pub(super) unsafe fn getnameinfo(
                 service.len() as socklen_t,
                 flags,
             );
-            (result, errno(), host, service)
+            (result, errno(), (host, service))
         };
-        match file::offload(hub, dns::threadpool(), BY_ADDRESS, lookup) {
-            Ok((0, _, host_found, service_found)) => {
-                put(&host_found, host);
-                put(&service_found, service);
-                0
-            }
-            Ok((result, error, ..)) => {
-                set_errno(error);
-                result
-            }
-            Err(error) => {
-                set_errno(error);
-                libc::EAI_SYSTEM
-            }
-        }
+        look_up(hub, BY_ADDRESS, lookup, |(host_found, service_found)| {
+            put(&host_found, host);
+            put(&service_found, service);
+        })
     }
 }
 
@@ -213,6 +210,14 @@ struct Answer {
 }
 
 impl Query {
+    /// # Safety
+    ///
+    /// A C string.
+    unsafe fn name(name: *const c_char, family: Option<c_int>) -> Query {
+        // SAFETY: the caller's promise.
+        Query::Name(unsafe { CStr::from_ptr(name) }.to_owned(), family)
+    }
+
     /// # Safety
     ///
     /// `address` has so many bytes.
@@ -335,8 +340,8 @@ impl Host {
         if start.saturating_add(self.size()) > len {
             return false;
         }
-        // SAFETY: the pointers come first, where they are aligned; addresses next, whose lengths are multiples of what they are aligned to; then the texts.
-        // All of it is as long as `size` says.
+        // SAFETY: the pointers come first, where they are aligned; addresses next, whose lengths are multiples of what
+        // they are aligned to; then the texts. All of it is as long as `size` says.
         unsafe {
             let aliases = buf.add(start).cast::<*mut c_char>();
             let addresses = aliases.add(self.aliases.len() + 1);
@@ -422,75 +427,33 @@ unsafe fn give_to(
     }
 }
 
-pub(super) unsafe fn gethostbyname(hub: &Hub, name: *const c_char) -> *mut hostent {
-    // SAFETY: as above.
-    give(&Query::Name(unsafe { CStr::from_ptr(name) }.to_owned(), None).resolve(hub))
+/// A function that has a static place for its answer; and the one whose caller has a place.
+macro_rules! host_functions {
+    ($given:ident $given_to:ident($($arg:ident: $type:ty),*) = $query:expr) => {
+        pub(super) unsafe fn $given(hub: &Hub, $($arg: $type),*) -> *mut hostent {
+            // SAFETY: the caller's arguments, here and below.
+            give(&unsafe { $query }.resolve(hub))
+        }
+
+        #[allow(clippy::too_many_arguments, reason = "they are libc's")]
+        pub(super) unsafe fn $given_to(
+            hub: &Hub,
+            $($arg: $type,)*
+            host: *mut hostent,
+            buf: *mut c_char,
+            len: size_t,
+            found: *mut *mut hostent,
+            error: *mut c_int,
+        ) -> c_int {
+            // SAFETY: as above.
+            unsafe { give_to(&$query.resolve(hub), host, buf, len, found, error) }
+        }
+    };
 }
 
-pub(super) unsafe fn gethostbyname2(hub: &Hub, name: *const c_char, family: c_int) -> *mut hostent {
-    // SAFETY: as above.
-    give(&Query::Name(unsafe { CStr::from_ptr(name) }.to_owned(), Some(family)).resolve(hub))
-}
-
-pub(super) unsafe fn gethostbyaddr(
-    hub: &Hub,
-    address: *const c_void,
-    len: socklen_t,
-    family: c_int,
-) -> *mut hostent {
-    // SAFETY: as above.
-    give(&unsafe { Query::address(address, len, family) }.resolve(hub))
-}
-
-pub(super) unsafe fn gethostbyname_r(
-    hub: &Hub,
-    name: *const c_char,
-    host: *mut hostent,
-    buf: *mut c_char,
-    len: size_t,
-    found: *mut *mut hostent,
-    error: *mut c_int,
-) -> c_int {
-    // SAFETY: as above.
-    unsafe {
-        let query = Query::Name(CStr::from_ptr(name).to_owned(), None);
-        give_to(&query.resolve(hub), host, buf, len, found, error)
-    }
-}
-
-#[expect(clippy::too_many_arguments, reason = "they are libc's")]
-pub(super) unsafe fn gethostbyname2_r(
-    hub: &Hub,
-    name: *const c_char,
-    family: c_int,
-    host: *mut hostent,
-    buf: *mut c_char,
-    len: size_t,
-    found: *mut *mut hostent,
-    error: *mut c_int,
-) -> c_int {
-    // SAFETY: as above.
-    unsafe {
-        let query = Query::Name(CStr::from_ptr(name).to_owned(), Some(family));
-        give_to(&query.resolve(hub), host, buf, len, found, error)
-    }
-}
-
-#[expect(clippy::too_many_arguments, reason = "they are libc's")]
-pub(super) unsafe fn gethostbyaddr_r(
-    hub: &Hub,
-    address: *const c_void,
-    address_len: socklen_t,
-    family: c_int,
-    host: *mut hostent,
-    buf: *mut c_char,
-    len: size_t,
-    found: *mut *mut hostent,
-    error: *mut c_int,
-) -> c_int {
-    // SAFETY: as above.
-    unsafe {
-        let query = Query::address(address, address_len, family);
-        give_to(&query.resolve(hub), host, buf, len, found, error)
-    }
-}
+host_functions!(gethostbyname gethostbyname_r(name: *const c_char) = Query::name(name, None));
+host_functions!(gethostbyname2 gethostbyname2_r(name: *const c_char, family: c_int) = Query::name(name, Some(family)));
+host_functions!(
+    gethostbyaddr gethostbyaddr_r(address: *const c_void, address_len: socklen_t, family: c_int)
+        = Query::address(address, address_len, family)
+);

@@ -1,13 +1,16 @@
 //! `std::thread::park` of many greenlets of one thread.
 //!
-//! std has one word per OS thread: `EMPTY`, `PARKED` (-1) or `NOTIFIED`. `park` counts it down, and spins unless it is `PARKED` then; `unpark` sets it to
-//! `NOTIFIED`, and calls the kernel only if it was `PARKED`. Many greenlets of one thread may be parked. So while greenlets run, the word is `EMPTY`; while the hub
-//! looks for events, it is `PARKED`, so that an `unpark` comes here. Where it is found `NOTIFIED`, all that are parked are woken: a park may return for nothing,
-//! and each looks whether it is meant.
+//! std has one word per OS thread: `EMPTY`, `PARKED` (-1) or `NOTIFIED`. `park` counts it down, and spins unless it is
+//! `PARKED` then; `unpark` sets it to `NOTIFIED`, and calls the kernel only if it was `PARKED`. Many greenlets of one
+//! thread may be parked. So while greenlets run, the word is `EMPTY`; while the hub looks for events, it is `PARKED`,
+//! so that an `unpark` comes here. Where it is found `NOTIFIED`, all that are parked are woken: a park may return for
+//! nothing, and each looks whether it is meant.
 //!
-//! A notification that comes while greenlets run is seen by the hub afterwards, unless one of them parks first: std takes the notification then, and does not
-//! tell us. So those who are parked return for nothing every now and then: one that is alone, each second; several, after a quarter of a millisecond for each of
-//! them, which takes some thousandths of the thread's time, and more and more seldom when a thousand such rounds have passed without a notification.
+//! A notification that comes while greenlets run is seen by the hub afterwards, unless one of them parks first:
+//! std takes the notification then, and does not tell us. So those who are parked return for nothing every now
+//! and then: one that is alone, each second; several, after a quarter of a millisecond for each of them, which
+//! takes some thousandths of the thread's time, and more and more seldom when a thousand such rounds have
+//! passed without a notification.
 
 use std::cell::Cell;
 use std::sync::OnceLock;

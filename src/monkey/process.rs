@@ -1,9 +1,11 @@
 //! Waiting for children, and for threads.
 //!
-//! First it is tried without waiting. Then the greenlet waits for a pidfd (of a process: Linux 5.3, of a thread: 6.9), and tries again. Where there is none
-//! (for any child, or a group; for stops and continuations, of which a pidfd does not tell), it tries after pauses, which grow.
+//! First it is tried without waiting. Then the greenlet waits for a pidfd (of a process: Linux 5.3, of a thread: 6.9),
+//! and tries again. Where there is none (for any child, or a group; for stops and continuations, of which a pidfd does
+//! not tell), it tries after pauses, which grow.
 //!
-//! What waits within libc, `system` and `pclose`, runs on a thread each: that costs less than the process which it waits for.
+//! What waits within libc, `system` and `pclose`, runs on a thread each: that costs less than
+//! the process which it waits for.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -17,7 +19,7 @@ use libc::{
 };
 
 use super::file::{self, Pointer};
-use super::{errno, fail, originals as real, set_errno, table};
+use super::{errno, fail, originals as real, set_errno, table, time};
 use crate::hub::foreign::Verdict;
 use crate::hub::{Direction, Hub, SlotId};
 use crate::sys;
@@ -185,7 +187,7 @@ pub(super) unsafe fn wait4(
         result => Some((result, errno())),
     });
     match found {
-        Ok((-1, error)) | Err(error) => fail(error) as pid_t,
+        Ok((-1, error)) | Err(error) => fail(error),
         Ok((pid, _)) => pid,
     }
 }
@@ -235,7 +237,7 @@ pub(super) unsafe fn waitid(
             }
             0
         }
-        Ok((_, error, _)) | Err(error) => fail(error) as c_int,
+        Ok((_, error, _)) | Err(error) => fail(error),
     }
 }
 
@@ -258,7 +260,7 @@ pub(super) unsafe fn system(hub: &Hub, command: *const c_char) -> c_int {
         (result, error)
     });
     match result {
-        Ok((-1, error)) | Err(error) => fail(error) as c_int,
+        Ok((-1, error)) | Err(error) => fail(error),
         Ok((status, _)) => status,
     }
 }
@@ -273,7 +275,8 @@ fn set_mask(new: Option<&sigset_t>) -> sigset_t {
     }
 }
 
-/// The stream is closed whatever becomes of the greenlet; one that is killed or runs out of time does not see how the command ends.
+/// The stream is closed whatever becomes of the greenlet; one that is killed or runs out of time
+/// does not see how the command ends.
 pub(super) unsafe fn pclose(hub: &Hub, stream: *mut FILE) -> c_int {
     // libc closes it without our seeing it.
     // SAFETY: the caller's stream.
@@ -291,13 +294,13 @@ pub(super) unsafe fn pclose(hub: &Hub, stream: *mut FILE) -> c_int {
         return unsafe { real::pclose(stream) };
     };
     match job.join_foreign(hub, Reason::new("pclose")).map_err(file::number) {
-        Ok((-1, error)) | Err(error) => fail(error) as c_int,
+        Ok((-1, error)) | Err(error) => fail(error),
         Ok((status, _)) => status,
     }
 }
 
-/// Whoever joins a thread cannot be told that it did not end: std takes any error for a mistake of its own, and panics. So nothing that is pending ends
-/// this wait.
+/// Whoever joins a thread cannot be told that it did not end: std takes any error for a mistake of its own, and panics.
+/// So nothing that is pending ends this wait.
 pub(super) unsafe fn pthread_join(hub: &Hub, thread: pthread_t, value: *mut *mut c_void) -> c_int {
     // SAFETY: as above.
     unsafe { join(thread, value, &Wait { is_unbroken: true, ..Wait::new(hub, THREAD) }) }
@@ -326,16 +329,10 @@ pub(super) unsafe fn pthread_clockjoin_np(
     unsafe {
         let deadline = match until.as_ref() {
             None => NEVER,
-            Some(until) => {
-                let mut now = timespec { tv_sec: 0, tv_nsec: 0 };
-                let is_valid = (0..1_000_000_000).contains(&until.tv_nsec)
-                    && matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_MONOTONIC);
-                if !is_valid || libc::clock_gettime(clock, &mut now) != 0 {
-                    return libc::EINVAL;
-                }
-                let left = super::time::duration(until).saturating_sub(super::time::duration(&now));
-                hub.deadline(left)
-            }
+            Some(until) => match time::deadline(hub, clock, until) {
+                Ok(deadline) => deadline,
+                Err(error) => return error,
+            },
         };
         join(thread, value, &Wait { deadline, ended_by: Handlers::None, ..Wait::new(hub, THREAD) })
     }

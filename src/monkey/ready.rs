@@ -1,6 +1,7 @@
 //! `poll`, `select` and `epoll_wait`: so that somebody else's event loop waits for its greenlet only.
 //!
-//! What is asked is always the real function, without waiting; in between, the greenlet waits until something has happened to one of the descriptors.
+//! What is asked is always the real function, without waiting; in between, the greenlet waits until something has
+//! happened to one of the descriptors.
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
@@ -10,11 +11,10 @@ use libc::{c_int, epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec, timev
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 
-use super::table::{self, Kind, Waited};
+use super::table::{self, Waited, number};
 use super::{errno, fail, originals as real};
 use crate::descriptor::Direction;
 use crate::hub::Hub;
-
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{Handlers, Reason};
 
@@ -35,7 +35,7 @@ pub(super) unsafe fn ppoll(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) as c_int };
+        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) };
         poll_until(hub, fds, count, time, || real::ppoll(fds, count, &ZERO, mask))
     }
 }
@@ -87,7 +87,7 @@ fn wait(
 ) -> c_int {
     hub.be_fair_foreign();
     if let Err(error) = table::answer(hub.verdict()) {
-        return fail(error) as c_int;
+        return fail(error);
     }
     let result = look();
     if result != 0 || timeout == Some(Duration::ZERO) {
@@ -97,18 +97,13 @@ fn wait(
     let wanted = wanted();
     let waited = match wanted[..] {
         // One descriptor, one direction: where it is registered anyway.
-        [Wanted { fd, read, write }] if read != write && is_waitable(fd) => {
+        [Wanted { fd, read, write }] if read != write && table::waitable(fd).is_some() => {
             let direction = if read { Direction::Read } else { Direction::Write };
             wait_for_one(hub, fd, direction, deadline, &look)
         }
         _ => wait_for_many(hub, &wanted, deadline, &look),
     };
-    waited.unwrap_or_else(|error| fail(error) as c_int)
-}
-
-fn is_waitable(fd: RawFd) -> bool {
-    table::entry(fd)
-        .is_some_and(|entry| !matches!(entry.kind(fd), Kind::File | Kind::Unknown | Kind::Standard))
+    waited.unwrap_or_else(fail)
 }
 
 fn wait_for_one(
@@ -135,14 +130,14 @@ fn wait_for_one(
     }
 }
 
-/// By an epoll instance for this one call, which the hub's own watches. It tells of changes, so the look comes after it is set up.
+/// By an epoll instance for this one call, which the hub's own watches. It tells of changes, so the
+/// look comes after it is set up.
 fn wait_for_many(
     hub: &Hub,
     wanted: &[Wanted],
     deadline: Nanos,
     look: &impl Fn() -> c_int,
 ) -> Result<c_int, i32> {
-    let number = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EIO);
     let poll = Poll::new().map_err(number)?;
     let mut merged: Vec<(RawFd, Interest)> = Vec::with_capacity(wanted.len());
     for &Wanted { fd, read, write } in wanted {
@@ -216,7 +211,7 @@ pub(super) unsafe fn select(
                 + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
         });
         if timeout.as_ref().is_some_and(|time| time.tv_sec < 0 || time.tv_usec < 0) {
-            return fail(libc::EINVAL) as c_int;
+            return fail(libc::EINVAL);
         }
         let began = std::time::Instant::now();
         let result = select_until(hub, count, [read, write, except], time, |sets| {
@@ -244,14 +239,15 @@ pub(super) unsafe fn pselect(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) as c_int };
+        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) };
         select_until(hub, count, [read, write, except], time, |sets| {
             real::pselect(count, sets[0], sets[1], sets[2], &ZERO, mask)
         })
     }
 }
 
-/// The sets may be longer than `fd_set`, where a program has numbers above 1023: only so many words as `count` says are touched.
+/// The sets may be longer than `fd_set`, where a program has numbers above 1023: only so many
+/// words as `count` says are touched.
 unsafe fn select_until(
     hub: &Hub,
     count: c_int,
@@ -260,7 +256,7 @@ unsafe fn select_until(
     look: impl Fn([*mut fd_set; 3]) -> c_int,
 ) -> c_int {
     const BITS: usize = 64;
-    let Ok(numbers) = usize::try_from(count) else { return fail(libc::EINVAL) as c_int };
+    let Ok(numbers) = usize::try_from(count) else { return fail(libc::EINVAL) };
     // Whoever asks for all numbers that there may be has sets of the usual size.
     let numbers = if numbers > libc::FD_SETSIZE { numbers.min(table_size()) } else { numbers };
     let words = numbers.div_ceil(BITS);
@@ -269,11 +265,14 @@ unsafe fn select_until(
         // SAFETY: the caller's set has room for `count` numbers, in whole words.
         false => unsafe { std::slice::from_raw_parts(set.cast::<u64>(), words) }.to_vec(),
     });
-    let look = || {
+    let restore = || {
         for (set, asked) in sets.iter().zip(&asked).filter(|(set, _)| !set.is_null()) {
             // SAFETY: as above.
             unsafe { ptr::copy_nonoverlapping(asked.as_ptr(), set.cast::<u64>(), words) };
         }
+    };
+    let look = || {
+        restore();
         look(sets)
     };
     let has = |set: &Vec<u64>, fd: usize| set.get(fd / BITS).is_some_and(|word| word >> (fd % BITS) & 1 == 1);
@@ -289,10 +288,7 @@ unsafe fn select_until(
     });
     if result == -1 {
         // As the kernel: after an error the sets are as they were.
-        for (set, asked) in sets.iter().zip(&asked).filter(|(set, _)| !set.is_null()) {
-            // SAFETY: as above.
-            unsafe { ptr::copy_nonoverlapping(asked.as_ptr(), set.cast::<u64>(), words) };
-        }
+        restore();
     }
     result
 }
@@ -339,7 +335,7 @@ pub(super) unsafe fn epoll_pwait2(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) as c_int };
+        let Ok(time) = limit(timeout) else { return fail(libc::EINVAL) };
         epoll_until(hub, epfd, time, || real::epoll_pwait(epfd, events, count, 0, mask))
     }
 }
@@ -349,7 +345,7 @@ fn epoll_until(hub: &Hub, epfd: c_int, timeout: Option<Duration>, look: impl Fn(
     let result = wait(hub, timeout, look, wanted);
     if result == -1 && errno() == libc::EBADF {
         // What a look says of a number that is no epoll instance.
-        return fail(libc::EBADF) as c_int;
+        return fail(libc::EBADF);
     }
     result
 }

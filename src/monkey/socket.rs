@@ -1,7 +1,7 @@
 //! Sockets, and what reads and writes: pipes, terminals, eventfds.
 //!
-//! A call is tried without blocking, and waits only if it would have to. For sockets that is `MSG_DONTWAIT`; for what has no flags, `RWF_NOWAIT`, or where
-//! the kernel does not know that, a look with `poll` first.
+//! A call is tried without blocking, and waits only if it would have to. For sockets that is `MSG_DONTWAIT`; for what
+//! has no flags, `RWF_NOWAIT`, or where the kernel does not know that, a look with `poll` first.
 
 use std::os::fd::RawFd;
 use std::ptr;
@@ -9,10 +9,9 @@ use std::ptr;
 use libc::{c_int, c_void, iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
 use super::table::{self, Entry, Kind, Waited};
-use super::{errno, fail, originals as real};
+use super::{errno, fail, note, originals as real};
 use crate::descriptor::Direction;
 use crate::hub::Hub;
-use crate::hub::foreign::Verdict;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::{Handlers, Reason};
 
@@ -144,7 +143,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Tries to move `len` bytes, one part after the other, until all are through, as a blocking call does. `attempt` is given how many are.
+    /// Tries to move `len` bytes, one part after the other, until all are through, as a blocking call does.
+    /// `attempt` is given how many are.
     #[inline]
     fn run_all(&mut self, len: usize, mut attempt: impl FnMut(usize) -> Tried) -> ssize_t {
         if let Err(error) = self.begin() {
@@ -159,7 +159,8 @@ impl<'a> Call<'a> {
                     if done >= len || self.entry.is_nonblocking(self.fd) {
                         return done as ssize_t;
                     }
-                    // A signal handler may want to be looked after; but for that, there is room again, or an error, soon.
+                    // A signal handler may want to be looked after; but for that, there is room
+                    // again, or an error, soon.
                     continue;
                 }
                 // The end, or an error, which the next call tells again.
@@ -179,25 +180,28 @@ impl<'a> Call<'a> {
 fn socket(fd: RawFd) -> Option<(&'static Entry, Kind)> {
     let entry = table::entry(fd)?;
     let kind = entry.kind(fd);
-    matches!(kind, Kind::Tcp | Kind::Stream | Kind::Datagram).then_some((entry, kind))
+    kind.is_socket().then_some((entry, kind))
 }
 
+/// The entry of a socket and its kind, if the call is ours to wait; else the caller returns what libc's function gives.
 macro_rules! socket_or_real {
-    ($fd:expr, $real:expr) => {
+    ($fd:expr, $may_wait:expr, $real:expr) => {
         match socket($fd) {
-            Some(found) => found,
-            None => return $real,
+            Some(found) if $may_wait => found,
+            _ => return $real,
         }
     };
+}
+
+#[inline]
+fn may_wait(flags: c_int) -> bool {
+    flags & libc::MSG_DONTWAIT == 0
 }
 
 pub(super) unsafe fn recv(hub: &Hub, fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
     // SAFETY: the caller's arguments, here and below.
     unsafe {
-        let (entry, kind) = socket_or_real!(fd, real::recv(fd, buf, len, flags));
-        if flags & libc::MSG_DONTWAIT != 0 {
-            return real::recv(fd, buf, len, flags);
-        }
+        let (entry, kind) = socket_or_real!(fd, may_wait(flags), real::recv(fd, buf, len, flags));
         let mut call = Call::new(hub, fd, entry, Direction::Read, "recv on fd");
         if flags & libc::MSG_WAITALL != 0 && kind != Kind::Datagram && flags & libc::MSG_PEEK == 0 {
             let flags = flags & !libc::MSG_WAITALL | libc::MSG_DONTWAIT;
@@ -231,10 +235,8 @@ pub(super) unsafe fn recvfrom(
         if address.is_null() {
             return recv(hub, fd, buf, len, flags);
         }
-        let (entry, kind) = socket_or_real!(fd, real::recvfrom(fd, buf, len, flags, address, address_len));
-        if flags & libc::MSG_DONTWAIT != 0 {
-            return real::recvfrom(fd, buf, len, flags, address, address_len);
-        }
+        let (entry, kind) =
+            socket_or_real!(fd, may_wait(flags), real::recvfrom(fd, buf, len, flags, address, address_len));
         let mut call = Call::new(hub, fd, entry, Direction::Read, "recvfrom on fd");
         let first =
             |flags| tried(real::recvfrom(fd, buf, len, flags | libc::MSG_DONTWAIT, address, address_len));
@@ -252,10 +254,7 @@ pub(super) unsafe fn recvfrom(
 pub(super) unsafe fn recvmsg(hub: &Hub, fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: as above.
     unsafe {
-        let (entry, kind) = socket_or_real!(fd, real::recvmsg(fd, message, flags));
-        if flags & libc::MSG_DONTWAIT != 0 {
-            return real::recvmsg(fd, message, flags);
-        }
+        let (entry, kind) = socket_or_real!(fd, may_wait(flags), real::recvmsg(fd, message, flags));
         let mut call = Call::new(hub, fd, entry, Direction::Read, "recvmsg on fd");
         if flags & libc::MSG_WAITALL != 0 && kind != Kind::Datagram && flags & libc::MSG_PEEK == 0 {
             let mut parts = Parts::new((*message).msg_iov, (*message).msg_iovlen as _);
@@ -300,10 +299,11 @@ pub(super) unsafe fn recvmmsg(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let (entry, _) = socket_or_real!(fd, real::recvmmsg(fd, messages, count, flags as _, timeout));
-        if flags & libc::MSG_DONTWAIT != 0 || count == 0 {
-            return real::recvmmsg(fd, messages, count, flags as _, timeout);
-        }
+        let (entry, _) = socket_or_real!(
+            fd,
+            may_wait(flags) && count > 0,
+            real::recvmmsg(fd, messages, count, flags as _, timeout)
+        );
         let mut call = Call::new(hub, fd, entry, Direction::Read, "recvmmsg on fd");
         if let Some(timeout) = timeout.as_ref() {
             call.deadline = Some(hub.deadline(super::time::duration(timeout)));
@@ -321,10 +321,7 @@ pub(super) unsafe fn recvmmsg(
 pub(super) unsafe fn send(hub: &Hub, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
     // SAFETY: as above.
     unsafe {
-        let (entry, kind) = socket_or_real!(fd, real::send(fd, buf, len, flags));
-        if flags & libc::MSG_DONTWAIT != 0 {
-            return real::send(fd, buf, len, flags);
-        }
+        let (entry, kind) = socket_or_real!(fd, may_wait(flags), real::send(fd, buf, len, flags));
         let mut call = Call::new(hub, fd, entry, Direction::Write, "send on fd");
         let flags = flags | libc::MSG_DONTWAIT;
         match kind {
@@ -348,10 +345,8 @@ pub(super) unsafe fn sendto(
         if address.is_null() {
             return send(hub, fd, buf, len, flags);
         }
-        let (entry, kind) = socket_or_real!(fd, real::sendto(fd, buf, len, flags, address, address_len));
-        if flags & libc::MSG_DONTWAIT != 0 {
-            return real::sendto(fd, buf, len, flags, address, address_len);
-        }
+        let (entry, kind) =
+            socket_or_real!(fd, may_wait(flags), real::sendto(fd, buf, len, flags, address, address_len));
         let mut call = Call::new(hub, fd, entry, Direction::Write, "sendto on fd");
         let flags = flags | libc::MSG_DONTWAIT;
         let attempt =
@@ -366,10 +361,7 @@ pub(super) unsafe fn sendto(
 pub(super) unsafe fn sendmsg(hub: &Hub, fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: as above.
     unsafe {
-        let (entry, kind) = socket_or_real!(fd, real::sendmsg(fd, message, flags));
-        if flags & libc::MSG_DONTWAIT != 0 {
-            return real::sendmsg(fd, message, flags);
-        }
+        let (entry, kind) = socket_or_real!(fd, may_wait(flags), real::sendmsg(fd, message, flags));
         let mut call = Call::new(hub, fd, entry, Direction::Write, "sendmsg on fd");
         let flags = flags | libc::MSG_DONTWAIT;
         if kind == Kind::Datagram {
@@ -400,10 +392,11 @@ pub(super) unsafe fn sendmmsg(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let (entry, kind) = socket_or_real!(fd, real::sendmmsg(fd, messages, count, flags as _));
-        if flags & libc::MSG_DONTWAIT != 0 || count == 0 {
-            return real::sendmmsg(fd, messages, count, flags as _);
-        }
+        let (entry, kind) = socket_or_real!(
+            fd,
+            may_wait(flags) && count > 0,
+            real::sendmmsg(fd, messages, count, flags as _)
+        );
         if kind != Kind::Datagram {
             // Each may be sent in part, so one by one.
             for index in 0..count as usize {
@@ -594,12 +587,18 @@ unsafe fn read_now(fd: c_int, iov: *const iovec, count: c_int) -> Tried {
     // SAFETY: the caller's buffers. An offset of -1 means none.
     unsafe {
         let result = real::preadv2(fd, iov, count, -1, libc::RWF_NOWAIT);
-        if result != -1 || !matches!(errno(), libc::EOPNOTSUPP | libc::ENOSYS | libc::ESPIPE | libc::EINVAL) {
+        if result != -1 || !is_refused() {
             return tried(result);
         }
-        // Somebody else who reads the same may be faster, and then this blocks: no kernel before 6.4 has better for pipes.
+        // Somebody else who reads the same may be faster, and then this blocks: no kernel
+        // before 6.4 has better for pipes.
         if is_ready(fd, libc::POLLIN) { tried(real::readv(fd, iov, count)) } else { Tried::Blocks }
     }
+}
+
+/// Whether a call has failed since the kernel, or the descriptor, does not know `RWF_NOWAIT`.
+fn is_refused() -> bool {
+    matches!(errno(), libc::EOPNOTSUPP | libc::ENOSYS | libc::ESPIPE | libc::EINVAL)
 }
 
 /// A write to what is no socket, if it does not block: as much as there is room for.
@@ -607,7 +606,7 @@ unsafe fn write_now(fd: c_int, iov: *const iovec, count: c_int) -> Tried {
     // SAFETY: as above.
     unsafe {
         let result = real::pwritev2(fd, iov, count, -1, libc::RWF_NOWAIT);
-        if result != -1 || !matches!(errno(), libc::EOPNOTSUPP | libc::ENOSYS | libc::ESPIPE | libc::EINVAL) {
+        if result != -1 || !is_refused() {
             return tried(result);
         }
         if !is_ready(fd, libc::POLLOUT) {
@@ -637,8 +636,8 @@ pub(super) fn is_toggled_or_was(fd: c_int) -> bool {
     table::entry(fd).is_some_and(|entry| !entry.has_read_limit(fd))
 }
 
-/// Non-blocking for one call. The flag belongs to all who share the descriptor; those of this process that try meanwhile, or that set or read it,
-/// take turns.
+/// Non-blocking for one call. The flag belongs to all who share the descriptor; those of this process that try
+/// meanwhile, or that set or read it, take turns.
 pub(super) fn without_blocking<R>(entry: &Entry, fd: c_int, call: impl FnOnce() -> R) -> R {
     table::flags_at_rest(|| {
         // It may have been set since the call began, and is to stay so.
@@ -667,7 +666,7 @@ pub(super) unsafe fn accept4(
 ) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let (entry, _) = socket_or_real!(fd, real::accept4(fd, address, len, flags));
+        let (entry, _) = socket_or_real!(fd, true, real::accept4(fd, address, len, flags));
         let mut call = Call::new(hub, fd, entry, Direction::Read, "accept on fd");
         let given = len.as_ref().copied();
         let result = call.run(|| {
@@ -677,23 +676,20 @@ pub(super) unsafe fn accept4(
             let accept = || real::accept4(fd, address, len, flags) as ssize_t;
             tried(if entry.is_nonblocking(fd) { accept() } else { without_blocking(entry, fd, accept) })
         }) as c_int;
-        if result >= 0 {
-            table::forget(result);
-        }
-        result
+        note::opened(result)
     }
 }
 
 pub(super) unsafe fn connect(hub: &Hub, fd: c_int, address: *const sockaddr, len: socklen_t) -> c_int {
     // SAFETY: as above.
     unsafe {
-        let (entry, kind) = socket_or_real!(fd, real::connect(fd, address, len));
+        let (entry, kind) = socket_or_real!(fd, true, real::connect(fd, address, len));
         if entry.is_nonblocking(fd) || kind == Kind::Datagram {
             return real::connect(fd, address, len);
         }
         let mut call = Call::new(hub, fd, entry, Direction::Write, "connect of fd");
         if let Err(error) = call.begin() {
-            return fail(error) as c_int;
+            return fail(error);
         }
         let mut pause = 1;
         loop {
@@ -707,12 +703,10 @@ pub(super) unsafe fn connect(hub: &Hub, fd: c_int, address: *const sockaddr, len
                     let limit = entry.deadline(hub, fd, Direction::Write);
                     let next = hub.deadline(std::time::Duration::from_millis(pause)).min(limit);
                     let reason = Reason::of("connect of fd", fd as u64);
-                    match hub.park_foreign(reason, next, Handlers::NotRestarting) {
-                        Verdict::TimedOut if next == limit => return fail(libc::EAGAIN) as c_int,
-                        Verdict::TimedOut | Verdict::Woken => pause = (pause * 2).min(20),
-                        verdict => {
-                            return fail(table::answer(verdict).err().unwrap_or(libc::EINTR)) as c_int;
-                        }
+                    match table::answer(hub.park_foreign(reason, next, Handlers::NotRestarting)) {
+                        Ok(Waited::TimedOut) if next == limit => return fail(libc::EAGAIN),
+                        Ok(_) => pause = (pause * 2).min(20),
+                        Err(error) => return fail(error),
                     }
                 }
                 _ => return result,
@@ -723,18 +717,14 @@ pub(super) unsafe fn connect(hub: &Hub, fd: c_int, address: *const sockaddr, len
             match call.wait() {
                 Ok(()) => {}
                 // Its time is over; the connection is still being made.
-                Err(libc::EAGAIN) => return fail(libc::EINPROGRESS) as c_int,
-                Err(error) => return fail(error) as c_int,
+                Err(libc::EAGAIN) => return fail(libc::EINPROGRESS),
+                Err(error) => return fail(error),
             }
         }
-        let mut error: c_int = 0;
-        let mut len = size_of::<c_int>() as socklen_t;
-        if libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &mut len) == -1 {
-            return -1;
-        }
-        match error {
-            0 => 0,
-            error => fail(error) as c_int,
+        match table::int_option(fd, libc::SO_ERROR) {
+            Some(0) => 0,
+            Some(error) => fail(error),
+            None => -1,
         }
     }
 }
@@ -778,11 +768,7 @@ pub(super) unsafe fn splice(
     // SAFETY: as above.
     unsafe {
         let now = |flags| real::splice(from, from_offset, to, to_offset, len, flags);
-        let waits = |fd: c_int| {
-            let entry = table::entry(fd)?;
-            (!matches!(entry.kind(fd), Kind::File | Kind::Standard | Kind::Unknown)).then_some(entry)
-        };
-        let (source, sink) = (waits(from), waits(to));
+        let (source, sink) = (table::waitable(from), table::waitable(to));
         if flags & libc::SPLICE_F_NONBLOCK != 0 || (source.is_none() && sink.is_none()) {
             return now(flags);
         }

@@ -1,9 +1,14 @@
 //! The functions that stand in for libc's, and the real ones.
 //!
-//! One line each in the tables below: which part it belongs to, its signature, and who does it for a greenlet. A function of the first table goes to libc
-//! if no greenlet can wait here; one of the second is always ours, since it keeps what is known of descriptors right.
+//! One line each in the tables below: which part it belongs to, its signature, and who does it.
 //!
-//! Variadic functions have fixed arguments here, which come in the same registers on the platforms that `cfg(interpose)` stands for.
+//! - What *waits* goes to libc if no greenlet can wait here.
+//! - What *opens* is libc's, and gives a descriptor whose number may have been another one's before.
+//! - What *notes* is always ours, since it keeps right what is known of descriptors, locks and handlers.
+//! - Of what is listed under *only*, the real function is needed.
+//!
+//! Variadic functions have fixed arguments here, which come in the same registers on the platforms
+//! that `cfg(interpose)` stands for.
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -49,8 +54,9 @@ impl Original {
         address
     }
 
-    /// Of the functions for conditions, glibc on x86-64 has two sets, for `pthread_cond_t` was another type before 2.3.2. What programs are linked with is the newer one; but `dlsym` with
-    /// `RTLD_NEXT` gave the older one until glibc 2.36.
+    /// Of the functions for conditions, glibc on x86-64 has two sets, for `pthread_cond_t` was another
+    /// type before 2.3.2. What programs are linked with is the newer one; but `dlsym` with `RTLD_NEXT`
+    /// gave the older one until glibc 2.36.
     fn find_newer(&self) -> *mut c_void {
         #[cfg(all(target_env = "gnu", target_arch = "x86_64"))]
         if self.name.to_bytes().starts_with(b"pthread_cond_") {
@@ -71,6 +77,7 @@ pub(super) struct Symbol {
 macro_rules! interpose {
     (
         waits { $($part:ident fn $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $hook:path;)* }
+        opens { $($dpart:ident fn $dname:ident($($darg:ident: $dtype:ty),*) -> $dresult:ty;)* }
         only { $(fn $oname:ident($($oarg:ident: $otype:ty),*) -> $oresult:ty;)* }
         notes { $($npart:ident fn $nname:ident($($narg:ident: $ntype:ty),*) -> $nresult:ty = $nhook:path;)* }
     ) => {
@@ -78,10 +85,12 @@ macro_rules! interpose {
         ///
         /// # Safety
         ///
-        /// As libc's. (The arguments of variadic functions are given in full: what a call does not need may be anything.)
+        /// As libc's. (The arguments of variadic functions are given in full: what a call does
+        /// not need may be anything.)
         pub mod originals {
             use super::*;
             $(original!($name($($arg: $type),*) -> $result);)*
+            $(original!($dname($($darg: $dtype),*) -> $dresult);)*
             $(original!($oname($($oarg: $otype),*) -> $oresult);)*
             $(original!($nname($($narg: $ntype),*) -> $nresult);)*
         }
@@ -92,12 +101,19 @@ macro_rules! interpose {
             $(
                 #[unsafe(no_mangle)]
                 unsafe extern "C" fn $name($($arg: $type),*) -> $result {
-                    match gate::gate(Parts::$part.0) {
+                    match gate::gate(Parts::$part) {
                         // SAFETY: the caller's arguments, which are libc's.
                         Some(hub) => unsafe { $hook(hub, $($arg),*) },
                         // SAFETY: as above.
                         None => unsafe { originals::$name($($arg),*) },
                     }
+                }
+            )*
+            $(
+                #[unsafe(no_mangle)]
+                unsafe extern "C" fn $dname($($darg: $dtype),*) -> $dresult {
+                    // SAFETY: as above.
+                    note::opened(unsafe { originals::$dname($($darg),*) })
                 }
             )*
             $(
@@ -110,6 +126,7 @@ macro_rules! interpose {
 
             pub(in super::super) static SYMBOLS: &[Symbol] = &[
                 $(Symbol { name: name(concat!(stringify!($name), "\0")), part: Parts::$part, ours: || $name as *const c_void },)*
+                $(Symbol { name: name(concat!(stringify!($dname), "\0")), part: Parts::$dpart, ours: || $dname as *const c_void },)*
                 $(Symbol { name: name(concat!(stringify!($nname), "\0")), part: Parts::$npart, ours: || $nname as *const c_void },)*
             ];
         }
@@ -220,6 +237,27 @@ interpose! {
         LOCKS fn sem_timedwait(sem: *mut sem_t, time: *const timespec) -> c_int = thread::sem_timedwait;
         LOCKS fn sem_clockwait(sem: *mut sem_t, clock: clockid_t, time: *const timespec) -> c_int = thread::sem_clockwait;
     }
+    opens {
+        SOCKETS fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+        STREAMS fn eventfd(value: c_uint, flags: c_int) -> c_int;
+        STREAMS fn open(path: *const c_char, flags: c_int, mode: c_uint) -> c_int;
+        STREAMS fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> c_int;
+        STREAMS fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int;
+        STREAMS fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int;
+        STREAMS fn creat(path: *const c_char, mode: c_uint) -> c_int;
+        STREAMS fn creat64(path: *const c_char, mode: c_uint) -> c_int;
+        STREAMS fn __open_2(path: *const c_char, flags: c_int) -> c_int;
+        STREAMS fn __open64_2(path: *const c_char, flags: c_int) -> c_int;
+        STREAMS fn __openat_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int;
+        STREAMS fn __openat64_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int;
+        STREAMS fn timerfd_create(clock: clockid_t, flags: c_int) -> c_int;
+        STREAMS fn inotify_init() -> c_int;
+        STREAMS fn inotify_init1(flags: c_int) -> c_int;
+        STREAMS fn epoll_create(size: c_int) -> c_int;
+        STREAMS fn epoll_create1(flags: c_int) -> c_int;
+        STREAMS fn memfd_create(name: *const c_char, flags: c_uint) -> c_int;
+        STREAMS fn dup(fd: c_int) -> c_int;
+    }
     only {
         fn pthread_tryjoin_np(thread: pthread_t, value: *mut *mut c_void) -> c_int;
         fn sem_trywait(sem: *mut sem_t) -> c_int;
@@ -229,7 +267,6 @@ interpose! {
         fn pwritev2(fd: c_int, iov: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t;
     }
     notes {
-        SOCKETS fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int = note::socket;
         SOCKETS fn socketpair(domain: c_int, kind: c_int, protocol: c_int, fds: *mut c_int) -> c_int = note::socketpair;
         SOCKETS fn accept(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int = note::accept;
         SOCKETS fn accept4(fd: c_int, address: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int = note::accept4;
@@ -237,29 +274,11 @@ interpose! {
         SOCKETS fn shutdown(fd: c_int, how: c_int) -> c_int = socket::shutdown;
         STREAMS fn pipe(fds: *mut c_int) -> c_int = note::pipe;
         STREAMS fn pipe2(fds: *mut c_int, flags: c_int) -> c_int = note::pipe2;
-        STREAMS fn eventfd(value: c_uint, flags: c_int) -> c_int = note::eventfd;
-        STREAMS fn open(path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::open;
-        STREAMS fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::open64;
-        STREAMS fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::openat;
-        STREAMS fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int = note::openat64;
-        STREAMS fn creat(path: *const c_char, mode: c_uint) -> c_int = note::creat;
-        STREAMS fn creat64(path: *const c_char, mode: c_uint) -> c_int = note::creat64;
-        STREAMS fn __open_2(path: *const c_char, flags: c_int) -> c_int = fortified::open;
-        STREAMS fn __open64_2(path: *const c_char, flags: c_int) -> c_int = fortified::open64;
-        STREAMS fn __openat_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int = fortified::openat;
-        STREAMS fn __openat64_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int = fortified::openat64;
-        STREAMS fn timerfd_create(clock: clockid_t, flags: c_int) -> c_int = note::timerfd_create;
         STREAMS fn signalfd(fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int = note::signalfd;
-        STREAMS fn inotify_init() -> c_int = note::inotify_init;
-        STREAMS fn inotify_init1(flags: c_int) -> c_int = note::inotify_init1;
-        STREAMS fn epoll_create(size: c_int) -> c_int = note::epoll_create;
-        STREAMS fn epoll_create1(flags: c_int) -> c_int = note::epoll_create1;
-        STREAMS fn memfd_create(name: *const c_char, flags: c_uint) -> c_int = note::memfd_create;
         STREAMS fn fclose(file: *mut FILE) -> c_int = note::fclose;
         STREAMS fn close(fd: c_int) -> c_int = note::close;
         STREAMS fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = note::close_range;
         STREAMS fn closefrom(first: c_int) -> () = note::closefrom;
-        STREAMS fn dup(fd: c_int) -> c_int = note::dup;
         STREAMS fn dup2(fd: c_int, to: c_int) -> c_int = note::dup2;
         STREAMS fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int = note::dup3;
         STREAMS fn fcntl(fd: c_int, command: c_int, argument: c_long) -> c_int = note::fcntl;

@@ -1,10 +1,11 @@
 //! What is known of each descriptor number: what it is, how the program has set it, and where it is registered.
 //!
-//! The kernel's flags stay the program's own: nothing is made non-blocking behind its back (a single call, like `accept`, excepted). So what
-//! is here is a copy, which is made anew when something was set since, by whichever duplicate of the descriptor.
+//! The kernel's flags stay the program's own: nothing is made non-blocking behind its back (a single call, like
+//! `accept`, excepted). So what is here is a copy, which is made anew when something was set since, by
+//! whichever duplicate of the descriptor.
 //!
-//! A number that is closed and given out again without our seeing it (by a library that makes system calls of its own, by `fclose` in libc) is found
-//! out by its inode, each time before somebody waits.
+//! A number that is closed and given out again without our seeing it (by a library that makes system calls of its own,
+//! or within libc) is found out by its inode: when it is registered, and a second into a wait.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -41,14 +42,22 @@ pub(super) enum Kind {
     Standard,
 }
 
-/// So long into a wait comes the look whether the number is still that of the descriptor that was registered. (An `fstat` before each wait costs a
-/// tenth of an echo.)
+impl Kind {
+    #[inline]
+    pub(super) fn is_socket(self) -> bool {
+        matches!(self, Kind::Tcp | Kind::Stream | Kind::Datagram)
+    }
+}
+
+/// So long into a wait comes the look whether the number is still that of the descriptor that was registered. (An
+/// `fstat` before each wait costs a tenth of an echo.)
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// One descriptor number. What each call looks at is one cache line.
 #[repr(C, align(64))]
 pub(super) struct Entry {
-    /// The place that was registered first, seldom another one, to be seen without the lock: the hub, then its slot. 0: there is none.
+    /// The place that was registered first, seldom another one, to be seen without the lock: the hub,
+    /// then its slot. 0: there is none.
     near: AtomicU64,
     near_slot: AtomicU64,
     /// Counts the descriptors that have had this number.
@@ -124,6 +133,12 @@ pub(super) fn entry(fd: RawFd) -> Option<&'static Entry> {
     existing(fd).or_else(|| add_page(fd))
 }
 
+/// The place for a number, if that can be waited for.
+pub(super) fn waitable(fd: RawFd) -> Option<&'static Entry> {
+    let is_waitable = |kind: Kind| kind.is_socket() || kind == Kind::Other;
+    entry(fd).filter(|entry| is_waitable(entry.kind(fd)))
+}
+
 #[cold]
 fn add_page(fd: RawFd) -> Option<&'static Entry> {
     let slot = TABLE.get(usize::try_from(fd).ok()? / PAGE)?;
@@ -138,7 +153,8 @@ fn add_page(fd: RawFd) -> Option<&'static Entry> {
     existing(fd)
 }
 
-/// The number is somebody else's from now on: it is about to be closed, or was just given out. Who waits for the old one is woken.
+/// The number is somebody else's from now on: it is about to be closed, or was just given out. Who
+/// waits for the old one is woken.
 pub(super) fn forget(fd: RawFd) {
     if gate::is_open()
         && let Some(entry) = existing(fd)
@@ -151,14 +167,17 @@ pub(super) fn forget(fd: RawFd) {
 pub(super) fn poke(fd: RawFd) {
     let Some(entry) = existing(fd).filter(|_| gate::is_open()) else { return };
     let places = entry.registered.lock().places.clone();
+    let message = |SlotId { index, generation }| Message::Poke { slot: index, generation };
+    tell(&places, |hub, slot| hub.poke_fd(slot), message);
+}
+
+/// Tells the hubs of these places: this thread's own by a call, the others by a message.
+fn tell(places: &[Place], call: impl Fn(&Hub, SlotId), message: impl Fn(SlotId) -> Message) {
     let own = hub::existing();
     for place in places.iter().filter(|place| place.process == fork::generation()) {
         match own {
-            Some(hub) if place.is_with(hub) => hub.poke_fd(place.slot),
-            _ => {
-                let SlotId { index, generation } = place.slot;
-                place.home.post(place.incarnation, Message::Poke { slot: index, generation });
-            }
+            Some(hub) if place.is_with(hub) => call(hub, place.slot),
+            _ => place.home.post(place.incarnation, message(place.slot)),
         }
     }
 }
@@ -200,19 +219,10 @@ impl Entry {
         let Some(mut registered) = registered else { return };
         let places = self.take_places(&mut registered);
         drop(registered);
-        let own = hub::existing();
-        for place in places.iter().filter(|place| place.process == fork::generation()) {
-            match own {
-                Some(hub) if place.is_with(hub) => {
-                    // SAFETY: a number that is open, or was just now; only epoll is asked about it, which tells if it is not.
-                    hub.close_fd(place.slot, unsafe { BorrowedFd::borrow_raw(fd) }, true);
-                }
-                _ => {
-                    let SlotId { index, generation } = place.slot;
-                    place.home.post(place.incarnation, Message::Closed { slot: index, generation });
-                }
-            }
-        }
+        // SAFETY: a number that is open, or was just now; only epoll is asked about it, which tells if it is not.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let message = |SlotId { index, generation }| Message::Closed { slot: index, generation };
+        tell(&places, |hub, slot| hub.close_fd(slot, fd, true), message);
     }
 
     /// What it is.
@@ -248,7 +258,7 @@ impl Entry {
         // SAFETY: F_GETFL takes no argument.
         let flags = unsafe { real::fcntl(fd, libc::F_GETFL, 0) };
         self.nonblocking.store(u8::from(flags != -1 && flags & libc::O_NONBLOCK != 0), Ordering::Relaxed);
-        let is_socket = matches!(self.kind(fd), Kind::Tcp | Kind::Stream | Kind::Datagram);
+        let is_socket = self.kind(fd).is_socket();
         let limit = |option| if is_socket { time_limit(fd, option) } else { 0 };
         self.read_timeout.store(limit(libc::SO_RCVTIMEO), Ordering::Relaxed);
         self.write_timeout.store(limit(libc::SO_SNDTIMEO), Ordering::Relaxed);
@@ -294,7 +304,8 @@ impl Entry {
         }
         if near == hub.incarnation && self.near_process.load(Ordering::Relaxed) == fork::generation() {
             let slot = self.near_slot.load(Ordering::Acquire);
-            // Only this thread puts its own number there. So if it is there still, the slot is the one that goes with it.
+            // Only this thread puts its own number there. So if it is there still, the slot is
+            // the one that goes with it.
             if self.near.load(Ordering::Relaxed) == near {
                 return Some(SlotId { index: slot as u32, generation: (slot >> 32) as u32 });
             }
@@ -346,8 +357,8 @@ impl Entry {
         }
     }
 
-    /// Waits until there may be something to do. An error is a number: `EBADF` if it was closed meanwhile, `ETIMEDOUT` and `ECANCELED` for what is
-    /// pending against the greenlet.
+    /// Waits until there may be something to do. An error is a number: `EBADF` if it was closed meanwhile, `ETIMEDOUT`
+    /// and `ECANCELED` for what is pending against the greenlet.
     pub(super) fn wait(
         &self,
         hub: &Hub,
@@ -404,7 +415,7 @@ impl Entry {
         drop(registered);
         for place in places {
             if place.is_with(hub) {
-                hub.forget_registration(place.slot);
+                hub.forget_fd(place.slot);
             }
         }
     }
@@ -451,7 +462,8 @@ pub(super) fn answer(verdict: Verdict) -> Result<Waited, i32> {
     }
 }
 
-fn number(error: io::Error) -> i32 {
+/// What a call fails with for an error of the hub's.
+pub(super) fn number(error: io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
@@ -491,7 +503,7 @@ fn find_kind(fd: RawFd) -> Kind {
     }
 }
 
-fn int_option(fd: RawFd, option: libc::c_int) -> Option<libc::c_int> {
+pub(super) fn int_option(fd: RawFd, option: libc::c_int) -> Option<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the option is an int, and so much room is given.

@@ -1,9 +1,10 @@
 //! pthread's mutexes, conditions, read-write locks and barriers; semaphores.
 //!
-//! A greenlet tries, without waiting. If it would have to wait, it enters the table of [`futex`](super::futex) by the address of the object, tries again, and parks. Who unlocks,
-//! posts or signals calls libc's function, which looks after the threads that wait in the kernel, and then wakes greenlets that stand in the table. All of them
-//! try again, threads and greenlets, so nothing is handed over and nobody is favoured. A greenlet that locks again what another one waits for lets that one try first, for
-//! on one thread nobody else would ever interrupt it between two of its locks.
+//! A greenlet tries, without waiting. If it would have to wait, it enters the table of [`waiters`] by the address of
+//! the object, tries again, and parks. Who unlocks, posts or signals calls libc's function, which looks after the
+//! threads that wait in the kernel, and then wakes greenlets that stand in the table. All of them try again, threads
+//! and greenlets, so nothing is handed over and nobody is favoured. A greenlet that locks again what another one waits
+//! for lets that one try first, for on one thread nobody else would ever interrupt it between two of its locks.
 //!
 //! # No wake is lost, and an unlock costs one load more
 //!
@@ -16,35 +17,43 @@
 //!   3. try again                    3. if the count is not zero: wake who is in the table
 //! ```
 //!
-//! One fence comes first: either 3 on the left sees the lock free (or taken by somebody who will unlock after that), or 3 on the right sees the count. libc's unlock
-//! ends with a locked instruction on x86-64, which is a fence, so that there only the compiler is told. (In a process that has one thread only, glibc saves the lock prefix; then there is
-//! nobody to be out of order with.) A wake is not kept for anybody: who was woken and does not get the lock enters the table anew, and whoever has it will unlock.
+//! One fence comes first: either 3 on the left sees the lock free (or taken by somebody who will unlock after that), or
+//! 3 on the right sees the count. libc's unlock ends with a locked instruction on x86-64, which is a fence, so that
+//! there only the compiler is told. (In a process that has one thread only, glibc saves the lock prefix; then there is
+//! nobody to be out of order with.) A wake is not kept for anybody: who was woken and does not get the lock enters the
+//! table anew, and whoever has it will unlock.
 //!
 //! # Whose a mutex is
 //!
-//! A recursive or error-checking mutex belongs to the OS thread: libc would give it to a second greenlet of the same thread. So [`HELD`] says which greenlet of this thread has it.
-//! What is not there and yet belongs to this thread (says the mutex), is main's, which may have taken it before there was a hub. Whatever the table says of a mutex that does not belong to the
-//! thread is out of date: it was destroyed, or begun anew in the child of a fork.
+//! A recursive or error-checking mutex belongs to the OS thread: libc would give it to a second greenlet of the same
+//! thread. So [`HELD`] says which greenlet of this thread has it. What is not there and yet belongs to this thread
+//! (says the mutex), is main's, which may have taken it before there was a hub. Whatever the table says of a mutex that
+//! does not belong to the thread is out of date: it was destroyed, or begun anew in the child of a fork.
 //!
 //! Normal mutexes have no owner that anybody checks.
 //!
 //! # Conditions
 //!
-//! A greenlet enters the table for the condition before it unlocks the mutex. Who signals has changed what is waited for under that mutex, so after that. A signal wakes one greenlet, and one
-//! thread, too: "at least one", says POSIX, and who waits looks whether it is meant.
+//! A greenlet enters the table for the condition before it unlocks the mutex. Who signals has changed what is waited
+//! for under that mutex, so after that. A signal wakes one greenlet, and one thread, too: "at least one", says POSIX,
+//! and who waits looks whether it is meant.
 //!
-//! An OS thread that waits for a condition does so in libc, which unlocks the mutex without our seeing it. Greenlets that wait for such a mutex are not woken by that, so they look
-//! again after a moment: see [`RELEASED_UNSEEN`]. The same holds for what another process may unlock or post, and for semaphores where signal handlers may post, which can wake no greenlet.
+//! An OS thread that waits for a condition does so in libc, which unlocks the mutex without our seeing it.
+//! Greenlets that wait for such a mutex are not woken by that, so they look again after a moment: see
+//! [`RELEASED_UNSEEN`]. The same holds for what another process may unlock or post, and for semaphores where signal
+//! handlers may post, which can wake no greenlet.
 //!
 //! # What is pending
 //!
-//! A kill or a timeout does not end the wait for a lock, which has no way to fail. `pthread_cond_wait` returns once for nothing, `sem_wait` fails once with `EINTR`; after that they
-//! really wait, and the kill stays pending. A time that the program gives is kept in any case.
+//! A kill or a timeout does not end the wait for a lock, which has no way to fail. `pthread_cond_wait` returns once for
+//! nothing, `sem_wait` fails once with `EINTR`; after that they really wait, and the kill stays pending. A time that
+//! the program gives is kept in any case.
 //!
 //! # Allocators
 //!
-//! An allocator that locks pthread mutexes (jemalloc does) must not be left in the middle for another greenlet of the thread, for what it keeps per thread is in disorder there. So
-//! if the program's allocator unlocks a mutex when [`learn`] allocates, `pthread_mutex_lock` is left alone.
+//! An allocator that locks pthread mutexes (jemalloc does) must not be left in the middle for another greenlet of the
+//! thread, for what it keeps per thread is in disorder there. So if the program's allocator unlocks a mutex when
+//! [`learn`] allocates, `pthread_mutex_lock` is left alone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -104,7 +113,8 @@ impl Drop for Counted {
     }
 }
 
-/// In the child of a fork only main waits, if anybody. To be called after that of `waiters`, whose child comes first then.
+/// In the child of a fork only main waits, if anybody. To be called after that of `waiters`,
+/// whose child comes first then.
 pub(super) fn watch_forks() {
     extern "C" fn nothing() {}
     extern "C" fn in_child() {
@@ -210,18 +220,11 @@ impl Limit {
 
     /// `Err`: what the call fails with.
     unsafe fn deadline(self, hub: &Hub) -> Result<Nanos, c_int> {
-        let Some((clock, time)) = self.0 else { return Ok(NEVER) };
-        // SAFETY: the caller's pointer.
-        let time = unsafe { &*time };
-        if !matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_MONOTONIC)
-            || !(0..1_000_000_000).contains(&time.tv_nsec)
-        {
-            return Err(libc::EINVAL);
+        match self.0 {
+            None => Ok(NEVER),
+            // SAFETY: the caller's pointer.
+            Some((clock, time)) => time::deadline(hub, clock, unsafe { &*time }),
         }
-        let mut now = timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: a valid place.
-        unsafe { libc::clock_gettime(clock, &mut now) };
-        Ok(hub.deadline(time::duration(time).saturating_sub(time::duration(&now))))
     }
 }
 
@@ -279,7 +282,8 @@ struct Layout {
 
 static LAYOUT: OnceLock<Layout> = OnceLock::new();
 
-/// The owner's thread id in a mutex of glibc: `__lock`, `__count`, `__owner`. Part of its binary interface, by the static initialisers.
+/// The owner's thread id in a mutex of glibc: `__lock`, `__count`, `__owner`. Part of its binary
+/// interface, by the static initialisers.
 const OWNER: usize = 2;
 
 thread_local! {
@@ -315,7 +319,8 @@ pub(super) fn learn() -> Result<(), String> {
 
 /// `None`: it is unlike what is known.
 fn layout() -> Option<Layout> {
-    // SAFETY: attributes and objects of libc's, initialised before they are used; these are never destroyed, which in glibc and musl does nothing for them.
+    // SAFETY: attributes and objects of libc's, initialised before they are used; these are never destroyed, which in
+    // glibc and musl does nothing for them.
     unsafe {
         let mutex = |set: &dyn Fn(*mut libc::pthread_mutexattr_t) -> c_int| {
             let mut attributes = MaybeUninit::zeroed();
@@ -482,10 +487,9 @@ unsafe fn try_lock(mutex: *mut pthread_mutex_t) -> Option<c_int> {
 
 unsafe fn is_released_unseen(mutex: *const pthread_mutex_t) -> bool {
     // SAFETY: the caller's mutex.
-    RELEASED_UNSEEN[slot(mutex as usize)].load(Ordering::SeqCst)
-        || LAYOUT
-            .get()
-            .is_some_and(|layout| unsafe { layout.shared_mutex.is_on(mutex) || layout.robust.is_on(mutex) })
+    let has_mark =
+        |layout: &Layout| unsafe { layout.shared_mutex.is_on(mutex) || layout.robust.is_on(mutex) };
+    RELEASED_UNSEEN[slot(mutex as usize)].load(Ordering::SeqCst) || LAYOUT.get().is_some_and(has_mark)
 }
 
 unsafe fn lock(mutex: *mut pthread_mutex_t, limit: Limit, real: impl FnOnce() -> c_int) -> c_int {
@@ -496,7 +500,7 @@ unsafe fn lock(mutex: *mut pthread_mutex_t, limit: Limit, real: impl FnOnce() ->
     unsafe {
         let address = mutex as usize;
         if has_waiters(address)
-            && let Some(hub) = gate::gate(Parts::LOCKS.0)
+            && let Some(hub) = gate::gate(Parts::LOCKS)
         {
             // They may have been woken when we unlocked it.
             hub.yield_foreign();
@@ -504,9 +508,10 @@ unsafe fn lock(mutex: *mut pthread_mutex_t, limit: Limit, real: impl FnOnce() ->
         if let Some(result) = try_lock(mutex) {
             return result;
         }
-        let Some(hub) = gate::gate(Parts::LOCKS.0) else {
+        let Some(hub) = gate::gate(Parts::LOCKS) else {
             return match hub_if_owned(mutex).and_then(|_| holder(mutex)) {
-                // libc would give it to us, for it is the thread's; and to wait for a greenlet of this thread would be for ever.
+                // libc would give it to us, for it is the thread's; and to wait for a greenlet of
+                // this thread would be for ever.
                 Some(_) => libc::EDEADLK,
                 None => real(),
             };
@@ -592,7 +597,7 @@ unsafe fn wait_for_cond(
 ) -> c_int {
     // SAFETY: the caller's arguments.
     unsafe {
-        let Some((hub, layout)) = gate::gate(Parts::LOCKS.0).zip(LAYOUT.get()) else {
+        let Some((hub, layout)) = gate::gate(Parts::LOCKS).zip(LAYOUT.get()) else {
             if MUTEXES.load(Ordering::Relaxed) {
                 may_be_released_unseen(mutex);
             }
@@ -692,12 +697,12 @@ unsafe fn lock_rwlock(
     attempt: impl Fn() -> c_int,
     real: impl FnOnce() -> c_int,
 ) -> c_int {
-    if gate::PATCHED.load(Ordering::Relaxed) & Parts::LOCKS.0 == 0 {
+    if !gate::is_patched(Parts::LOCKS) {
         return real();
     }
     let address = rwlock as usize;
     if has_waiters(address)
-        && let Some(hub) = gate::gate(Parts::LOCKS.0)
+        && let Some(hub) = gate::gate(Parts::LOCKS)
     {
         hub.yield_foreign();
     }
@@ -705,7 +710,7 @@ unsafe fn lock_rwlock(
     if let Some(result) = attempt() {
         return result;
     }
-    let Some(hub) = gate::gate(Parts::LOCKS.0) else { return real() };
+    let Some(hub) = gate::gate(Parts::LOCKS) else { return real() };
     // SAFETY: the caller's arguments.
     unsafe {
         let unseen = || LAYOUT.get().is_some_and(|layout| layout.shared_rwlock.is_on(rwlock));
@@ -765,7 +770,8 @@ pub(super) unsafe fn pthread_rwlock_unlock(rwlock: *mut pthread_rwlock_t) -> c_i
 
 // ---- Barriers ----
 
-/// std's barriers, for pthread's: greenlets and threads both wait there. They are made for all, since what is patched later may use them.
+/// std's barriers, for pthread's: greenlets and threads both wait there. They are made for all, since what
+/// is patched later may use them.
 static BARRIERS: Lock<BTreeMap<usize, Arc<Barrier>>> = Lock::new(BTreeMap::new());
 
 pub(super) unsafe fn pthread_barrier_init(
@@ -797,8 +803,8 @@ pub(super) unsafe fn pthread_barrier_destroy(barrier: *mut pthread_barrier_t) ->
 }
 
 pub(super) unsafe fn pthread_barrier_wait(barrier: *mut pthread_barrier_t) -> c_int {
-    let is_patched = gate::PATCHED.load(Ordering::Relaxed) & Parts::LOCKS.0 != 0;
-    let ours = if is_patched { BARRIERS.lock().get(&(barrier as usize)).cloned() } else { None };
+    let ours =
+        if gate::is_patched(Parts::LOCKS) { BARRIERS.lock().get(&(barrier as usize)).cloned() } else { None };
     match ours {
         Some(ours) if ours.wait().is_leader() => libc::PTHREAD_BARRIER_SERIAL_THREAD,
         Some(_) => 0,
@@ -814,7 +820,7 @@ unsafe fn wait_for_sem(hub: &Hub, sem: *mut sem_t, limit: Limit) -> c_int {
     unsafe {
         let deadline = match limit.deadline(hub) {
             Ok(deadline) => deadline,
-            Err(error) => return fail(error) as c_int,
+            Err(error) => return fail(error),
         };
         let attempt = || match real::sem_trywait(sem) {
             -1 if errno() == libc::EAGAIN => None,
@@ -825,7 +831,7 @@ unsafe fn wait_for_sem(hub: &Hub, sem: *mut sem_t, limit: Limit) -> c_int {
         }
         let is_shared = LAYOUT.get().is_none_or(|layout| layout.shared_sem.is_on(sem));
         let unseen = || is_shared || signal::has_handlers();
-        wait_until(hub, sem as usize, deadline, unseen, attempt).unwrap_or_else(|error| fail(error) as c_int)
+        wait_until(hub, sem as usize, deadline, unseen, attempt).unwrap_or_else(fail)
     }
 }
 

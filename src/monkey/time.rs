@@ -21,9 +21,25 @@ pub(super) fn is_valid(time: &timespec) -> bool {
     time.tv_sec >= 0 && (0..1_000_000_000).contains(&time.tv_nsec)
 }
 
+/// How long it is until that time by that clock.
+pub(super) fn left_until(clock: clockid_t, time: &timespec) -> Duration {
+    let mut now = timespec(Duration::ZERO);
+    // SAFETY: a valid place.
+    unsafe { libc::clock_gettime(clock, &mut now) };
+    duration(time).saturating_sub(duration(&now))
+}
+
+/// When a call of pthread's has to be done. `Err`: what it returns for a time or a clock that it does not take.
+pub(super) fn deadline(hub: &Hub, clock: clockid_t, time: &timespec) -> Result<Nanos, c_int> {
+    let is_valid = (0..1_000_000_000).contains(&time.tv_nsec)
+        && matches!(clock, libc::CLOCK_REALTIME | libc::CLOCK_MONOTONIC);
+    if is_valid { Ok(hub.deadline(left_until(clock, time))) } else { Err(libc::EINVAL) }
+}
+
 /// `Err`: it has ended before, with so much left.
 ///
-/// If something is pending against the greenlet, that is nothing, since whoever sleeps again for the rest, as std does, would never be done.
+/// If something is pending against the greenlet, that is nothing, since whoever sleeps again for the rest, as
+/// std does, would never be done.
 fn sleep_until(hub: &Hub, deadline: Nanos) -> Result<(), Duration> {
     loop {
         match hub.park_foreign(SLEEP, deadline, Handlers::All) {
@@ -55,14 +71,11 @@ unsafe fn sleep_for(hub: &Hub, time: &timespec, rest: *mut timespec) -> Result<(
 pub(super) unsafe fn nanosleep(hub: &Hub, request: *const timespec, rest: *mut timespec) -> c_int {
     // SAFETY: the caller's pointers: the first one valid, the second one valid or null.
     unsafe {
-        let request = *request;
-        if !is_valid(&request) {
-            return fail(libc::EINVAL) as c_int;
+        let time = *request;
+        if !is_valid(&time) {
+            return fail(libc::EINVAL);
         }
-        match sleep_for(hub, &request, rest) {
-            Ok(()) => 0,
-            Err(error) => fail(error) as c_int,
-        }
+        sleep_for(hub, &time, rest).map_or_else(fail, |()| 0)
     }
 }
 
@@ -87,15 +100,14 @@ pub(super) unsafe fn clock_nanosleep(
         }
         // Looked at again after each sleep: the clock may have been set, or (under a virtual clock) stand still.
         loop {
-            let mut now = timespec(Duration::ZERO);
-            libc::clock_gettime(clock, &mut now);
-            let left = duration(&time).saturating_sub(duration(&now));
+            let left = left_until(clock, &time);
             if left.is_zero() {
                 return 0;
             }
             match sleep_until(hub, hub.deadline(left)) {
                 Ok(()) => {}
-                // Who sleeps until an instant sleeps again if it is told that it was woken early. So of what is pending it is told nothing.
+                // Who sleeps until an instant sleeps again if it is told that it was woken early. So of what
+                // is pending it is told nothing.
                 Err(Duration::ZERO) => return 0,
                 Err(_) => return libc::EINTR,
             }
@@ -113,7 +125,7 @@ pub(super) unsafe fn sleep(hub: &Hub, seconds: c_uint) -> c_uint {
 pub(super) unsafe fn usleep(hub: &Hub, micros: useconds_t) -> c_int {
     match sleep_until(hub, hub.deadline(Duration::from_micros(micros.into()))) {
         Ok(()) => 0,
-        Err(_) => fail(libc::EINTR) as c_int,
+        Err(_) => fail(libc::EINTR),
     }
 }
 
@@ -126,7 +138,7 @@ pub(super) unsafe fn pause(hub: &Hub) -> c_int {
             Err(error) => break error,
         }
     };
-    fail(error) as c_int
+    fail(error)
 }
 
 pub(super) unsafe fn sched_yield(hub: &Hub) -> c_int {

@@ -1,7 +1,7 @@
 //! Greenlets that wait for a word in memory, by its address: for a futex, or for a lock of pthread's.
 //!
-//! Who waits enters the table first and looks then whether it has to wait (or both under the lock of the table); who wakes changes the word first and looks into the
-//! table then. So no wake is lost.
+//! Who waits enters the table first and looks then whether it has to wait (or both under the lock of the table); who
+//! wakes changes the word first and looks into the table then. So no wake is lost.
 
 use std::cell::Cell;
 use std::sync::Once;
@@ -198,7 +198,8 @@ pub(super) fn wait_in_table(
     }
 }
 
-/// Waits by an address that is no futex: who wakes calls [`wake_address`]. `check` is called when this is in the table already; `true`: do not wait.
+/// Waits by an address that is no futex: who wakes calls [`wake_address`]. `check` is called when this is in the
+/// table already; `true`: do not wait.
 pub(super) fn wait_for_address(
     hub: &Hub,
     address: usize,

@@ -9,8 +9,8 @@
 //!   ([`ConcurrentUse`]); in std it would be chance who gets the data.
 //! - [`ToSocketAddrs`] is our own, so that names are looked up off the thread; it is implemented for the same types.
 //! - `TcpListener::bind` asks for a longer queue of waiting connections (4096) than std's 128.
-//! - A descriptor that is taken over (`From<std type>`, `FromRawFd`) becomes non-blocking, which whoever shares it sees, too. Given
-//!   back with `into_raw_fd` or into a std type, it is blocking again.
+//! - A descriptor that is taken over (`From<std type>`, `FromRawFd`) becomes non-blocking, which whoever shares it
+//!   sees, too. Given back with `into_raw_fd` or into a std type, it is blocking again.
 //!
 //! A socket works from whichever thread uses it: each hub that waits for it registers it. In a destructor that runs while its
 //! greenlet unwinds, operations are tried, and fail where they would have to wait.
@@ -22,7 +22,8 @@
 //! All stable methods of std 1.95 are there, except:
 //!
 //! - `TcpListener::set_only_v6` and `only_v6`: deprecated, since they can only fail on a socket that is bound.
-//! - `std::os::linux::net::TcpStreamExt` (`set_quickack`, `quickack`): std lets nobody else implement it. `setsockopt` works, by `AsFd`.
+//! - `std::os::linux::net::TcpStreamExt` (`set_quickack`, `quickack`): std lets nobody else implement it.
+//!   `setsockopt` works, by `AsFd`.
 //! - Timeouts are not the kernel's, so conversions do not carry them over, nor `set_nonblocking` into our types.
 //!
 //! std has two types named `Incoming`; that of Unix sockets is [`UnixIncoming`] here.

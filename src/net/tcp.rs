@@ -12,8 +12,8 @@ use crate::hub::hub;
 use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
 
-/// How many connections may wait to be accepted; the kernel takes less if `net.core.somaxconn` is less. A server that is busy for a
-/// moment should not turn clients away, whose next attempt comes after a second.
+/// How many connections may wait to be accepted; the kernel takes less if `net.core.somaxconn` is less. A server that
+/// is busy for a moment should not turn clients away, whose next attempt comes after a second.
 const BACKLOG: u32 = 4096;
 
 /// A TCP connection; [`std::net::TcpStream`], cooperative.

@@ -34,7 +34,8 @@ impl<I: Iterator<Item: 'static>, F> Feed<I, F> {
         self.members.slots.as_ref().map_or(usize::MAX, |slots| slots.size.max(1))
     }
 
-    /// Starts on the next item. If all slots are taken: waits for one if it `must`, or else does nothing. `None` also if there is no more item.
+    /// Starts on the next item. If all slots are taken: waits for one if it `must`, or else does nothing. `None`
+    /// also if there is no more item.
     ///
     /// What `at_end` makes is dropped when the greenlet ends, however it does.
     fn start<T, D>(&mut self, must: bool, at_end: impl FnOnce() -> D) -> Option<Pending<T>>
@@ -153,16 +154,18 @@ fn end<'a, T: 'a>(pending: impl Iterator<Item = &'a Pending<T>> + Clone) {
 
 /// The results of [`Group::imap`](super::Group::imap) and [`Pool::imap`](super::Pool::imap), in the order of the items.
 ///
-/// It does something only when it is asked for a result, which may switch. Of a pool of `size` slots, it never has more than `size` items that are being worked
-/// on, or whose results were not asked for yet, and one that waits for a slot.
+/// It does something only when it is asked for a result, which may switch. Of a pool of `size` slots, it never has more
+/// than `size` items that are being worked on, or whose results were not asked for yet, and one that waits for a slot.
 ///
-/// A panic in `f` is the `Err` of its item, as is the kill of its greenlet; the iteration goes on. A panic of the iterator that gives the items is a panic here.
+/// A panic in `f` is the `Err` of its item, as is the kill of its greenlet; the iteration goes on. A panic of the
+/// iterator that gives the items is a panic here.
 ///
-/// If all slots are taken by others, it waits for one; but not if it is itself used by a greenlet of the pool: then it calls `f` in place.
-/// (Killed with a payload of one's own meanwhile, that greenlet takes it for a panic of `f`.)
+/// If all slots are taken by others, it waits for one; but not if it is itself used by a greenlet of the pool: then it
+/// calls `f` in place. (Killed with a payload of one's own meanwhile, that greenlet takes it for a panic of `f`.)
 ///
-/// Nothing is lost if a kill or a timeout interrupts `next`: it can be called again. **Dropping** it kills the greenlets whose results were not given out, and waits until they
-/// have ended (in a destructor that runs while its greenlet unwinds: without waiting).
+/// Nothing is lost if a kill or a timeout interrupts `next`: it can be called again. **Dropping** it kills the
+/// greenlets whose results were not given out, and waits until they have ended (in a destructor that runs while its
+/// greenlet unwinds: without waiting).
 #[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct Imap<I: Iterator, F, T> {
     feed: Feed<I, F>,
@@ -215,8 +218,8 @@ impl<I: Iterator, F, T> fmt::Debug for Imap<I, F, T> {
     }
 }
 
-/// The results of [`Group::imap_unordered`](super::Group::imap_unordered) and [`Pool::imap_unordered`](super::Pool::imap_unordered), in the order in which they
-/// come. All else is as for [`Imap`].
+/// The results of [`Group::imap_unordered`](super::Group::imap_unordered) and
+/// [`Pool::imap_unordered`](super::Pool::imap_unordered), in the order in which they come. All else is as for [`Imap`].
 #[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct ImapUnordered<I: Iterator, F, T> {
     feed: Feed<I, F>,

@@ -1,7 +1,7 @@
 //! Greenlets that belong together: gevent's `Group` and `Pool`.
 //!
-//! A [`Group`] knows its greenlets from their spawning to their end, and can wait for all of them, or kill them. A [`Pool`] is a group that never has
-//! more than so many.
+//! A [`Group`] knows its greenlets from their spawning to their end, and can wait for all of them, or kill them. A
+//! [`Pool`] is a group that never has more than so many.
 //!
 //! ```
 //! use switchgrass::pool::Pool;
@@ -111,7 +111,8 @@ impl Group {
 
     /// Waits until nobody is in the group, those included who join it meanwhile. At once if that is so. May switch.
     ///
-    /// The results stay with the handles that [`spawn`](Self::spawn) gave. Called by a greenlet of the group, this does not wait for that one.
+    /// The results stay with the handles that [`spawn`](Self::spawn) gave. Called by a greenlet of the group,
+    /// this does not wait for that one.
     ///
     /// `false` only in a destructor that runs while its greenlet unwinds, where nothing can wait.
     ///
@@ -133,8 +134,8 @@ impl Group {
 
     /// Kills all of the group, and waits until they have ended; see [`Greenlet::kill`]. May switch.
     ///
-    /// Each is killed once: one that catches its exit, and lives on, is waited for. Who joins the group meanwhile is killed at once. Called by a
-    /// greenlet of the group, this kills that one last.
+    /// Each is killed once: one that catches its exit, and lives on, is waited for. Who joins the group meanwhile is
+    /// killed at once. Called by a greenlet of the group, this kills that one last.
     ///
     /// # Panics
     ///
@@ -152,7 +153,8 @@ impl Group {
         self.members.kill_until(hub().deadline(duration))
     }
 
-    /// Runs `f` in a greenlet of the group, and gives its result. In place, if it is a greenlet of the group that calls this. May switch.
+    /// Runs `f` in a greenlet of the group, and gives its result. In place, if it is a greenlet of the
+    /// group that calls this. May switch.
     ///
     /// If the caller is killed or timed out while it waits, so is the greenlet.
     ///
@@ -168,11 +170,13 @@ impl Group {
         self.members.apply(f)
     }
 
-    /// Calls `f` with each of the items, each in a greenlet of the group, and gives the results in the order of the items. May switch.
+    /// Calls `f` with each of the items, each in a greenlet of the group, and gives the results in the
+    /// order of the items. May switch.
     ///
     /// # Panics
     ///
-    /// If one of the greenlets panics, with its payload: the first in the order of the items. If one was killed. The greenlets of the other items are killed then.
+    /// If one of the greenlets panics, with its payload: the first in the order of the items. If one was killed. The
+    /// greenlets of the other items are killed then.
     pub fn map<I, F, T>(&self, items: I, f: F) -> Vec<T>
     where
         I: IntoIterator<Item: 'static>,
@@ -182,7 +186,8 @@ impl Group {
         self.members.map(items, f)
     }
 
-    /// Calls `f` with each of the items, each in a greenlet of the group, and iterates over the results in the order of the items. See [`Imap`].
+    /// Calls `f` with each of the items, each in a greenlet of the group, and iterates over the results in the
+    /// order of the items. See [`Imap`].
     ///
     /// All items are taken, and their greenlets spawned, when the first result is asked for. For less at once, use a [`Pool`].
     ///
@@ -221,11 +226,11 @@ impl fmt::Debug for Group {
 
 /// A [`Group`] that never has more than a certain number of greenlets: who spawns one more waits in line for a slot.
 ///
-/// A slot becomes free when its greenlet ends, however it does, or is [discarded](Self::discard). Clones are the same pool. Dropping it changes nothing for
-/// the greenlets.
+/// A slot becomes free when its greenlet ends, however it does, or is [discarded](Self::discard). Clones are the same
+/// pool. Dropping it changes nothing for the greenlets.
 ///
-/// A greenlet of the pool that calls [`spawn`](Self::spawn) may wait for ever, if all of them do. [`apply`](Self::apply), [`map`](Self::map) and the other
-/// iterators run in place then.
+/// A greenlet of the pool that calls [`spawn`](Self::spawn) may wait for ever, if all of them do.
+/// [`apply`](Self::apply), [`map`](Self::map) and the other iterators run in place then.
 ///
 /// # Examples
 ///
@@ -272,8 +277,8 @@ impl Pool {
     ///
     /// # Panics
     ///
-    /// On a thread's main stack, if it has to wait and no slot can ever become free. In a destructor that runs while its greenlet unwinds, if it would have to
-    /// wait: use [`try_spawn`](Self::try_spawn) there.
+    /// On a thread's main stack, if it has to wait and no slot can ever become free. In a destructor that runs while
+    /// its greenlet unwinds, if it would have to wait: use [`try_spawn`](Self::try_spawn) there.
     #[track_caller]
     pub fn spawn<F, T>(&self, f: F) -> Greenlet<T>
     where
@@ -309,7 +314,8 @@ impl Pool {
 
     /// As [`spawn`](Self::spawn), if there is a free slot.
     ///
-    /// If there is none, the other greenlets get a turn now and then, so that a loop of attempts does not keep the pool from running. May switch.
+    /// If there is none, the other greenlets get a turn now and then, so that a loop of attempts does not keep the
+    /// pool from running. May switch.
     ///
     /// # Errors
     ///
@@ -423,8 +429,8 @@ impl Pool {
         self.group.kill_timeout(duration)
     }
 
-    /// Runs `f` in a greenlet of the pool, and gives its result. In place, if it is a greenlet of the pool that calls this: so it cannot wait for its own slot. May
-    /// switch.
+    /// Runs `f` in a greenlet of the pool, and gives its result. In place, if it is a greenlet of the pool that calls
+    /// this: so it cannot wait for its own slot. May switch.
     ///
     /// If the caller is killed or timed out while it waits, so is the greenlet.
     ///
@@ -454,7 +460,8 @@ impl Pool {
         self.group.map(items, f)
     }
 
-    /// Calls `f` with each of the items, each in a greenlet of the pool, and iterates over the results in the order of the items. See [`Imap`].
+    /// Calls `f` with each of the items, each in a greenlet of the pool, and iterates over the results in the
+    /// order of the items. See [`Imap`].
     pub fn imap<I, F, T>(&self, items: I, f: F) -> Imap<I::IntoIter, F, T>
     where
         I: IntoIterator<Item: 'static>,

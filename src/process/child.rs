@@ -77,15 +77,15 @@ impl Child {
         self.process.look()
     }
 
-    /// Waits until the process has ended, and gives its status. Closes the pipe to its stdin first, as std does, so that it does not
-    /// wait for us. May switch.
+    /// Waits until the process has ended, and gives its status. Closes the pipe to its stdin first, as std does, so
+    /// that it does not wait for us. May switch.
     ///
     /// Killed or timed out while it waits, it can be called again.
     ///
     /// # Errors
     ///
-    /// As [`try_wait`](Self::try_wait). In a destructor that runs while its greenlet unwinds: `WouldBlock`, if the process has not
-    /// ended. As the system's, if it has no descriptor left for this.
+    /// As [`try_wait`](Self::try_wait). In a destructor that runs while its greenlet unwinds: `WouldBlock`, if the
+    /// process has not ended. As the system's, if it has no descriptor left for this.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         match self.wait_until(NEVER)? {
             Some(status) => Ok(status),

@@ -124,7 +124,8 @@ impl Command {
     ///
     /// # Safety
     ///
-    /// `f` runs in the new process, between `fork` and `exec`: it may do only what is allowed there, as std explains. Nothing of this library is.
+    /// `f` runs in the new process, between `fork` and `exec`: it may do only what is allowed there, as std
+    /// explains. Nothing of this library is.
     pub unsafe fn pre_exec<F>(&mut self, f: F) -> &mut Command
     where
         F: FnMut() -> io::Result<()> + Send + Sync + 'static,
@@ -144,8 +145,8 @@ impl Command {
     ///
     /// # Errors
     ///
-    /// As std's: `NotFound` and `PermissionDenied` for the program or the directory, and what the system says if a limit is reached. No
-    /// process and no descriptor is left then.
+    /// As std's: `NotFound` and `PermissionDenied` for the program or the directory, and what the system says if a
+    /// limit is reached. No process and no descriptor is left then.
     pub fn spawn(&mut self) -> io::Result<Child> {
         self.spawn_with([Stdio::inherit, Stdio::inherit, Stdio::inherit])
     }
@@ -161,7 +162,8 @@ impl Command {
         self.spawn()?.wait()
     }
 
-    /// Starts the process, and waits until it has ended: gives what it has written, and its status. Stdin is empty, unless set otherwise. May switch.
+    /// Starts the process, and waits until it has ended: gives what it has written, and its status. Stdin is empty,
+    /// unless set otherwise. May switch.
     ///
     /// If the greenlet is killed or timed out meanwhile, what was read is lost, the pipes are closed, and the process goes on: it
     /// gets SIGPIPE when it writes. To kill it then, use [`spawn`](Self::spawn), which gives the [`Child`].

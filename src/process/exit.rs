@@ -24,7 +24,8 @@ pub(crate) fn force_sigchld() {
     FORCE_SIGCHLD.store(true, Ordering::Relaxed);
 }
 
-/// A descriptor for a child. `None` if the system has no such thing, or does not allow it (a sandbox that does not know the call yet).
+/// A descriptor for a child. `None` if the system has no such thing, or does not allow it (a sandbox
+/// that does not know the call yet).
 pub(super) fn pidfd(pid: u32) -> io::Result<Option<Io<OwnedFd>>> {
     if FORCE_SIGCHLD.load(Ordering::Relaxed) {
         return Ok(None);

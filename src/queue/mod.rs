@@ -1,11 +1,13 @@
 //! Queues for work: gevent's `Queue`, `PriorityQueue` and `LifoQueue`.
 //!
-//! Unlike a [channel](crate::channel) a queue is one object, used through `&self`: in an `Rc`, an `Arc`, a `static`, or borrowed in a
-//! [scope](crate::scope()). It knows which of its items are still being worked on ([`join`](QueueOf::join)), can be looked into
-//! ([`peek`](QueueOf::peek)), gets another capacity at any time, and is ended by [`shutdown`](QueueOf::shutdown).
+//! Unlike a [channel](crate::channel) a queue is one object, used through `&self`: in an `Rc`, an `Arc`, a `static`, or
+//! borrowed in a [scope](crate::scope()). It knows which of its items are still being worked on
+//! ([`join`](QueueOf::join)), can be looked into ([`peek`](QueueOf::peek)), gets another capacity at any time, and is
+//! ended by [`shutdown`](QueueOf::shutdown).
 //!
-//! Queues work between the greenlets of one hub, between hubs, and with plain OS threads. Who waits is served in the order of coming. An
-//! item that was on its way to a greenlet which is killed goes to the next, or back to where it was.
+//! Queues work between the greenlets of one hub, between hubs, and with plain OS threads. Who waits is
+//! served in the order of coming. An item that was on its way to a greenlet which is killed goes to the
+//! next, or back to where it was.
 //!
 //! ```
 //! use switchgrass::{queue::Queue, scope};
@@ -53,13 +55,14 @@ use crate::wait::{self, Line, Outcome, wait};
 #[doc(alias("JoinableQueue", "SimpleQueue"))]
 pub type Queue<T> = QueueOf<T, VecDeque<T>>;
 
-/// A queue that gives out the smallest first, as gevent's and Python's do, and of equal items the one that was put first. All its methods are those
-/// of [`QueueOf`].
+/// A queue that gives out the smallest first, as gevent's and Python's do, and of equal items the one that was put
+/// first. All its methods are those of [`QueueOf`].
 ///
 /// Where the greatest is to be first, put `std::cmp::Reverse(item)`.
 ///
-/// An item that is put while somebody waits goes to that one, whatever is put later. Items are compared under the lock of the queue, so their `Ord`
-/// must not wait, nor use the queue. If it panics, it is not specified which items are in the queue then.
+/// An item that is put while somebody waits goes to that one, whatever is put later. Items are compared under
+/// the lock of the queue, so their `Ord` must not wait, nor use the queue. If it panics, it is not specified
+/// which items are in the queue then.
 ///
 /// ```
 /// use switchgrass::queue::PriorityQueue;
@@ -242,8 +245,8 @@ impl<T, S: Store<T>> QueueOf<T, S> {
     ///
     /// # Errors
     ///
-    /// The item: [`ShutDown`](PutError::ShutDown) if the queue was shut down, before or meanwhile; [`Full`](PutError::Full) only if this would have to wait in a
-    /// destructor that runs while its greenlet unwinds.
+    /// The item: [`ShutDown`](PutError::ShutDown) if the queue was shut down, before or meanwhile;
+    /// [`Full`](PutError::Full) only if this would have to wait in a destructor that runs while its greenlet unwinds.
     ///
     /// # Panics
     ///
@@ -268,8 +271,8 @@ impl<T, S: Store<T>> QueueOf<T, S> {
 
     /// Puts an item in if there is room, or somebody waits for it.
     ///
-    /// If not, the other greenlets get a turn now and then, so that a loop of attempts does not keep those from running that would make room. May
-    /// switch.
+    /// If not, the other greenlets get a turn now and then, so that a loop of attempts does not keep those from running
+    /// that would make room. May switch.
     ///
     /// # Errors
     ///
@@ -319,8 +322,8 @@ impl<T, S: Store<T>> QueueOf<T, S> {
     ///
     /// # Errors
     ///
-    /// [`ShutDown`](GetError::ShutDown) if the queue was shut down, before or meanwhile, and nothing is left; [`Empty`](GetError::Empty) only if this would have to
-    /// wait in a destructor that runs while its greenlet unwinds.
+    /// [`ShutDown`](GetError::ShutDown) if the queue was shut down, before or meanwhile, and nothing is left;
+    /// [`Empty`](GetError::Empty) only if this would have to wait in a destructor that runs while its greenlet unwinds.
     ///
     /// # Panics
     ///
@@ -345,8 +348,8 @@ impl<T, S: Store<T>> QueueOf<T, S> {
 
     /// Takes the next item out if there is one.
     ///
-    /// If there is none, the other greenlets get a turn now and then, so that a loop of attempts does not keep those from running that would put one in.
-    /// May switch.
+    /// If there is none, the other greenlets get a turn now and then, so that a loop of attempts does not keep those
+    /// from running that would put one in. May switch.
     ///
     /// # Errors
     ///
@@ -392,8 +395,9 @@ impl<T, S: Store<T>> QueueOf<T, S> {
 
     /// A copy of what [`get`](Self::get) would take, which stays in the queue. Waits while there is nothing in it. May switch.
     ///
-    /// Those who wait to *get* come first: an item that goes to one of them has never been in the queue. Nor has one that is put where there is
-    /// no room. The copy is made under the lock of the queue, so `clone` must not wait, nor use the queue.
+    /// Those who wait to *get* come first: an item that goes to one of them has never been in the queue. Nor
+    /// has one that is put where there is no room. The copy is made under the lock of the queue, so `clone`
+    /// must not wait, nor use the queue.
     ///
     /// # Errors
     ///
@@ -425,7 +429,8 @@ impl<T, S: Store<T>> QueueOf<T, S> {
         self.peek_until(hub().deadline(duration))
     }
 
-    /// As [`peek`](Self::peek), if there is something in the queue. If not, the other greenlets get a turn now and then. May switch.
+    /// As [`peek`](Self::peek), if there is something in the queue. If not, the other greenlets get a
+    /// turn now and then. May switch.
     ///
     /// # Errors
     ///
@@ -533,8 +538,8 @@ impl<T, S: Store<T>> QueueOf<T, S> {
         self.state.lock().unfinished
     }
 
-    /// Waits until the work on all items is done, that is, [`task_done`](Self::task_done) was called as often as items were put in; not at all if that is so. May
-    /// switch.
+    /// Waits until the work on all items is done, that is, [`task_done`](Self::task_done) was called as often as items
+    /// were put in; not at all if that is so. May switch.
     ///
     /// `false` only in a destructor that runs while its greenlet unwinds, where nothing can wait.
     ///
@@ -559,8 +564,8 @@ impl<T, S: Store<T>> QueueOf<T, S> {
         state.unfinished == 0 || wait(&Joiners(self), state, None, deadline).is_chosen()
     }
 
-    /// Lets nobody put an item in any more. What is in the queue can still be had; after that, who gets is told. Those who wait to put have their items given
-    /// back. Does not switch.
+    /// Lets nobody put an item in any more. What is in the queue can still be had; after that, who gets is told. Those
+    /// who wait to put have their items given back. Does not switch.
     pub fn shutdown(&self) {
         let mut state = self.state.lock();
         if state.phase == Phase::Open {
@@ -568,8 +573,8 @@ impl<T, S: Store<T>> QueueOf<T, S> {
         }
     }
 
-    /// As [`shutdown`](Self::shutdown), and takes out what is in the queue, in the order in which it would have gone. No work is expected on that any more.
-    /// Does not switch.
+    /// As [`shutdown`](Self::shutdown), and takes out what is in the queue, in the order in which it would have gone.
+    /// No work is expected on that any more. Does not switch.
     ///
     /// An item that is on its way to a greenlet which is killed before it could take it is dropped.
     pub fn shutdown_now(&self) -> Vec<T> {

@@ -1,13 +1,15 @@
 //! Servers: they accept connections, or receive datagrams, and call a handler for each in a greenlet of its own.
 //!
-//! One greenlet takes the work in (`Core::take_in` is its loop). It is stopped by killing it, which cannot lose anything:
-//! it suspends only before the system call that takes a connection or a datagram, never between that and the spawning of the handler.
-//! Each piece of work has an entry in `Core::live`, from its spawning until its greenlet is about to end.
+//! One greenlet takes the work in (`Core::take_in` is its loop). It is stopped by killing it, which cannot
+//! lose anything: it suspends only before the system call that takes a connection or a datagram, never between
+//! that and the spawning of the handler. Each piece of work has an entry in `Core::live`, from its spawning
+//! until its greenlet is about to end.
 
 #![deny(unsafe_code)]
 
 mod prefork;
 mod source;
+mod spread;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -29,6 +31,7 @@ use crate::timeout::timeout;
 
 pub use self::prefork::{Prefork, Preforked, Worker, WorkerEvent};
 pub use self::source::{DatagramSocket, Listener, Source};
+pub use self::spread::Spread;
 
 /// gevent's number: enough that a busy listener costs one turn in a hundred, few enough that the others hardly notice.
 const MAX_ACCEPT: usize = 100;
@@ -52,9 +55,9 @@ pub type UnixDatagramServer = Server<UnixDatagram>;
 ///
 /// [`StreamServer`], [`UnixStreamServer`], [`DatagramServer`] and [`UnixDatagramServer`] are its four kinds.
 ///
-/// The handler of a connection owns the stream, so the connection is closed when the handler returns or panics; unless it has given the
-/// stream to somebody else, who then keeps the connection. The handler of a datagram gets the data, who has sent it, and the socket to answer with.
-/// A panic ends its own connection (or datagram) and nothing else.
+/// The handler of a connection owns the stream, so the connection is closed when the handler returns or panics; unless
+/// it has given the stream to somebody else, who then keeps the connection. The handler of a datagram gets the data,
+/// who has sent it, and the socket to answer with. A panic ends its own connection (or datagram) and nothing else.
 ///
 /// Clones are the same server. The greenlets of a thread share it; none of its methods needs more than `&self`.
 ///
@@ -198,8 +201,8 @@ impl DatagramServer {
 impl UnixDatagramServer {
     /// Makes a datagram socket at `path`, and has `handler` called for each datagram once it is [started](Self::start).
     ///
-    /// The file that this makes stays when the server is closed. Remove it then, or before the next `bind`. Only who has bound an address
-    /// of its own can be answered.
+    /// The file that this makes stays when the server is closed. Remove it then, or before the next `bind`. Only who
+    /// has bound an address of its own can be answered.
     ///
     /// A datagram of more than 1 MiB, which takes a system with unusual settings, is not handled but an error: see
     /// [`after_error`](Self::after_error).
@@ -228,7 +231,8 @@ impl UnixDatagramServer {
 }
 
 impl<L: Listener> Server<L> {
-    /// Accepts nobody while there are `n` connections, and goes on when one has ended. The kernel queues those who come meanwhile.
+    /// Accepts nobody while there are `n` connections, and goes on when one has ended. The kernel
+    /// queues those who come meanwhile.
     ///
     /// By default there is no limit but that of the descriptors.
     #[must_use]
@@ -244,8 +248,9 @@ impl<L: Listener> Server<L> {
 }
 
 impl<D: DatagramSocket> Server<D> {
-    /// Receives nothing while `n` datagrams are being handled, and goes on when a handler has returned: 1000 by default. The kernel queues
-    /// what comes meanwhile; when its queue is full, UDP datagrams are lost, and who sends to a Unix socket waits.
+    /// Receives nothing while `n` datagrams are being handled, and goes on when a handler has returned: 1000
+    /// by default. The kernel queues what comes meanwhile; when its queue is full, UDP datagrams are lost, and
+    /// who sends to a Unix socket waits.
     #[must_use]
     pub fn max_datagrams(self, n: usize) -> Self {
         self.core().limit.set(n);
@@ -286,7 +291,8 @@ impl<S: Source> Server<S> {
         Ok(Server { owner: Rc::new(Owner(Rc::new(core))) })
     }
 
-    /// Lets the other greenlets have their turn after `n` connections were accepted (or datagrams received) at a stretch: 100 by default.
+    /// Lets the other greenlets have their turn after `n` connections were accepted (or datagrams
+    /// received) at a stretch: 100 by default.
     ///
     /// Lower it if several processes share the listener, so that each gets its part.
     #[must_use]
@@ -302,7 +308,8 @@ impl<S: Source> Server<S> {
         self
     }
 
-    /// Has `decide` called with each error of accepting (or receiving), and does as it says. [`AfterError::usual`] is what a server does otherwise.
+    /// Has `decide` called with each error of accepting (or receiving), and does as it says. [`AfterError::usual`]
+    /// is what a server does otherwise.
     ///
     /// If `decide` panics, the server closes.
     ///
@@ -330,16 +337,17 @@ impl<S: Source> Server<S> {
         }
     }
 
-    /// Accepts connections (again): [starts](Self::start) the server, or undoes [`stop_accepting`](Self::stop_accepting). Does not switch.
+    /// Accepts connections (again): [starts](Self::start) the server, or undoes
+    /// [`stop_accepting`](Self::stop_accepting). Does not switch.
     ///
-    /// A server that accepts already, or is closed, stays as it is. In the child of a `fork`, where the greenlets of the parent are not, this has the
-    /// server accept there, too.
+    /// A server that accepts already, or is closed, stays as it is. In the child of a `fork`, where the greenlets of
+    /// the parent are not, this has the server accept there, too.
     pub fn start_accepting(&self) {
         self.core().start_accepting();
     }
 
-    /// Accepts nobody until [`start_accepting`](Self::start_accepting): the listener stays open, and the kernel queues those who connect.
-    /// Live connections go on. May switch.
+    /// Accepts nobody until [`start_accepting`](Self::start_accepting): the listener stays open, and the kernel queues
+    /// those who connect. Live connections go on. May switch.
     pub fn stop_accepting(&self) {
         if let Some(acceptor) = self.core().off_duty() {
             acceptor.kill();
@@ -349,9 +357,10 @@ impl<S: Source> Server<S> {
     /// Goes over to another listener, from which connections are accepted next, under the same limits and by the same handler: to
     /// another address, or to one with other options. May switch.
     ///
-    /// Nobody is refused meanwhile. Those who have connected to the old listener before this call are accepted still, first of all; then
-    /// it is closed. (Who connects to it in that very moment may see a reset. That cannot be if both listeners are
-    /// handles on one socket.) A server that does not accept at the moment closes the old one when it does again.
+    /// Nobody is refused meanwhile. Those who have connected to the old listener before this call are accepted
+    /// still, first of all; then it is closed. (Who connects to it in that very moment may see a reset. That
+    /// cannot be if both listeners are handles on one socket.) A server that does not accept at the moment closes
+    /// the old one when it does again.
     ///
     /// # Errors
     ///
@@ -403,8 +412,8 @@ impl<S: Source> Server<S> {
 
     /// Closes the listener: whoever tries to connect is refused from now on. Live connections go on. May switch.
     ///
-    /// Those who have connected, but were not accepted yet, lose their connection. A server that was closed stays closed. A datagram
-    /// socket closes with the last handler that may answer by it.
+    /// Those who have connected, but were not accepted yet, lose their connection. A server that was closed stays
+    /// closed. A datagram socket closes with the last handler that may answer by it.
     pub fn close(&self) {
         let core = self.core();
         drop(core.open.take());
@@ -418,9 +427,9 @@ impl<S: Source> Server<S> {
     /// [Closes](Self::close) the listener, gives live connections the time `grace` to end, kills those that are left, and
     /// waits until they have ended. May switch.
     ///
-    /// May be called again while it waits: with a shorter time, to be done sooner. Called by a handler, it leaves the handler's own
-    /// connection out. A handler that catches its kill is waited for nevertheless; greenlets that a handler has spawned, and
-    /// does not wait for, are its own concern.
+    /// May be called again while it waits: with a shorter time, to be done sooner. Called by a handler, it leaves the
+    /// handler's own connection out. A handler that catches its kill is waited for nevertheless; greenlets that a
+    /// handler has spawned, and does not wait for, are its own concern.
     pub fn stop(&self, grace: Duration) -> Stopped {
         // Before anybody else runs, so that those are counted who end while the listener closes.
         let live = self.core().others();
@@ -489,7 +498,7 @@ impl<S: Source> fmt::Debug for Server<S> {
 }
 
 /// What became of the connections that were live when [`Server::stop`] was called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stopped {
     /// How many ended within the grace time.
     pub finished: usize,
@@ -514,17 +523,18 @@ pub struct Statistics {
 pub enum AfterError {
     /// Goes on at once: that connection or datagram is gone, the next one may be good.
     Skip,
-    /// Goes on when one of its connections has ended, or else after a pause, which gets longer with each error that follows. It would happen
-    /// again at once.
+    /// Goes on when one of its connections has ended, or else after a pause, which gets longer with each error that
+    /// follows. It would happen again at once.
     Pause,
     /// Closes, and [`Server::serve_forever`] returns the error: it will happen for ever.
     Close,
 }
 
 impl AfterError {
-    /// What a server does unless it is told otherwise: it closes if the listener is none any more (`EBADF`, `EINVAL`, `ENOTSOCK`,
-    /// `ESHUTDOWN`), skips what concerns one peer only (`ECONNABORTED`, `ECONNRESET`, `ECONNREFUSED`, `EPROTO`, a datagram that is too long), and
-    /// pauses for all else, which is a lack of something (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`), or what a network or a security module may come up with.
+    /// What a server does unless it is told otherwise: it closes if the listener is none any more (`EBADF`, `EINVAL`,
+    /// `ENOTSOCK`, `ESHUTDOWN`), skips what concerns one peer only (`ECONNABORTED`, `ECONNRESET`, `ECONNREFUSED`,
+    /// `EPROTO`, a datagram that is too long), and pauses for all else, which is a lack of something (`EMFILE`,
+    /// `ENFILE`, `ENOBUFS`, `ENOMEM`), or what a network or a security module may come up with.
     pub fn usual(error: &io::Error) -> AfterError {
         match error.raw_os_error() {
             Some(libc::ECONNABORTED | libc::ECONNRESET | libc::ECONNREFUSED | libc::EPROTO) => {
@@ -564,7 +574,8 @@ struct Core<S: Source> {
     /// What it serves; taken when it closes.
     open: RefCell<Option<Open<S>>>,
     started: Cell<bool>,
-    /// The greenlets that take in, by the numbers of their shifts. More than one if the one before was killed by somebody who could not wait.
+    /// The greenlets that take in, by the numbers of their shifts. More than one if the one before was killed
+    /// by somebody who could not wait.
     shifts: RefCell<Vec<(u64, Rc<Greenlet<()>>)>>,
     /// Who is to take in; the others are about to end.
     on_duty: Cell<Option<u64>>,
@@ -640,8 +651,8 @@ impl<S: Source> Core<S> {
         let _ = hub().wait_ended(&self.closed, false, Reason::new(why), NEVER);
     }
 
-    /// Takes in from `source` until it is killed, or there is an error that says to close, which it gives. One that does not wait any more
-    /// is emptied.
+    /// Takes in from `source` until it is killed, or there is an error that says to close, which it gives. One that
+    /// does not wait any more is emptied.
     fn take_in(self: &Rc<Self>, source: &Rc<S>, handler: &Rc<Handler<S::Work>>) -> io::Error {
         let mut buffer = vec![0; S::BUFFER];
         let mut delay = MIN_DELAY;

@@ -1,7 +1,7 @@
 //! Several processes that serve the same listener, and one that watches them.
 //!
-//! The parent has no hub and no other thread: it blocks its one thread in `sigtimedwait`, and forks from there, so that each child begins with a
-//! process in which nothing goes on.
+//! The parent has no hub and no other thread: it blocks its one thread in `sigtimedwait`, and forks from there, so that
+//! each child begins with a process in which nothing goes on.
 
 #![allow(unsafe_code)]
 
@@ -43,13 +43,15 @@ const LOOK: Duration = Duration::from_secs(3600);
 /// }
 /// ```
 ///
-/// **To stop**, send SIGTERM or SIGINT (Ctrl-C) to the parent. It sends SIGTERM to the workers, which end by it, unless they handle it, as [`Worker::serve`]
-/// does: then they have the [grace time](Self::grace) to end in; after it, or at a second signal, SIGKILL ends them. A worker ignores SIGINT, since a terminal sends it to
-/// all. If the parent itself is killed, its workers get SIGTERM (on Linux).
+/// **To stop**, send SIGTERM or SIGINT (Ctrl-C) to the parent. It sends SIGTERM to the workers, which end by it, unless
+/// they handle it, as [`Worker::serve`] does: then they have the [grace time](Self::grace) to end in; after it, or at a
+/// second signal, SIGKILL ends them. A worker ignores SIGINT, since a terminal sends it to all. If the parent itself is
+/// killed, its workers get SIGTERM (on Linux).
 ///
-/// **A worker that dies** (by an error, a panic, a signal) is started again: at once if it has lived a second, else after 0.1 s, 0.2 s, and so on up to
-/// 10 s. If it dies so soon [ten times](Self::give_up_after) in a row, all others are stopped, too, and [`run`](Self::run) gives an error. One whose function returns
-/// `Ok` has done its work, and is not started again.
+/// **A worker that dies** (by an error, a panic, a signal) is started again: at once if it has lived a second, else
+/// after 0.1 s, 0.2 s, and so on up to 10 s. If it dies so soon [ten times](Self::give_up_after) in a row, all
+/// others are stopped, too, and [`run`](Self::run) gives an error. One whose function returns `Ok` has done its
+/// work, and is not started again.
 pub struct Prefork {
     workers: usize,
     grace: Duration,
@@ -91,16 +93,17 @@ impl Prefork {
         self
     }
 
-    /// Starts the workers, and keeps them running until the process is told to stop, or all are done. Blocks the OS thread meanwhile: greenlets of the
-    /// parent do not run.
+    /// Starts the workers, and keeps them running until the process is told to stop, or all are done. Blocks the OS
+    /// thread meanwhile: greenlets of the parent do not run.
     ///
-    /// `work` is called in each worker. When it returns, the worker ends, as by [`std::process::exit`]; with status 1 and a line on stderr
-    /// for an error, 101 for a panic. Handlers of signals that the parent has set are in force there, too.
+    /// `work` is called in each worker. When it returns, the worker ends, as by [`std::process::exit`];
+    /// with status 1 and a line on stderr for an error, 101 for a panic. Handlers of signals that the
+    /// parent has set are in force there, too.
     ///
     /// # Errors
     ///
-    /// `Unsupported` if this process has other threads: a fork would copy the locks that they just hold, and not them. Call this first in
-    /// `main`. A worker that cannot be kept running; the text tells how it has died last.
+    /// `Unsupported` if this process has other threads: a fork would copy the locks that they just hold, and not them.
+    /// Call this first in `main`. A worker that cannot be kept running; the text tells how it has died last.
     pub fn run(mut self, work: impl Fn(Worker) -> io::Result<()>) -> io::Result<Preforked> {
         refuse_other_threads()?;
         let watch = Watch::begin();
@@ -177,8 +180,8 @@ impl Worker {
         self.restarts
     }
 
-    /// Serves until the parent says to stop (or SIGTERM comes from elsewhere): then [stops](Server::stop) the server, and gives live connections nine tenths of
-    /// the [grace time](Prefork::grace). May switch.
+    /// Serves until the parent says to stop (or SIGTERM comes from elsewhere): then [stops](Server::stop) the server,
+    /// and gives live connections nine tenths of the [grace time](Prefork::grace). May switch.
     ///
     /// # Errors
     ///
@@ -411,7 +414,8 @@ impl Slot {
         // What is in the buffer would be written by both.
         let _ = io::stdout().flush();
         let parent = process::id();
-        // SAFETY: there is no other thread, as was just looked up (or this system does not tell, and the caller has read the docs of `run`).
+        // SAFETY: there is no other thread, as was just looked up (or this system does not tell, and the
+        // caller has read the docs of `run`).
         match unsafe { workers::fork() } {
             Ok(None) => {
                 workers::follow_parent(parent);

@@ -79,8 +79,8 @@ impl<T, E> AsyncResult<T, E> {
     ///
     /// # Panics
     ///
-    /// On a thread's main stack, if nothing is left that could set it. In a destructor that runs while its greenlet unwinds, if it is not set: nothing
-    /// can wait there; ask [`try_get`](Self::try_get).
+    /// On a thread's main stack, if nothing is left that could set it. In a destructor that runs while its greenlet
+    /// unwinds, if it is not set: nothing can wait there; ask [`try_get`](Self::try_get).
     pub fn get(&self) -> Result<&T, &E> {
         if !self.is_set.wait() {
             panic!("a greenlet that unwinds cannot wait for a result");

@@ -10,10 +10,11 @@ use crate::wait::{Line, Queue, insist};
 
 /// `std::sync::Barrier` for greenlets: nobody goes on before all have come.
 ///
-/// It can be used again and again: when the last of `n` has come, all go on, in the order of coming, and the next `n` are waited for.
+/// It can be used again and again: when the last of `n` has come, all go on, in the order of coming,
+/// and the next `n` are waited for.
 ///
-/// One that is killed while it waits (or unwound by a timeout) is taken out of the count: it has not come, and another one must. Once all have come,
-/// a kill changes nothing for the others.
+/// One that is killed while it waits (or unwound by a timeout) is taken out of the count: it has not come, and another
+/// one must. Once all have come, a kill changes nothing for the others.
 ///
 /// # Examples
 ///
@@ -52,7 +53,8 @@ impl Barrier {
 
     /// Waits until all have come. May switch; the last one to come does not.
     ///
-    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks the OS thread if it has to wait.
+    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks
+    /// the OS thread if it has to wait.
     ///
     /// # Panics
     ///

@@ -15,10 +15,10 @@ use crate::wait::{Line, Outcome, Queue, insist, wait};
 
 /// `std::sync::Condvar` for greenlets: waits until what a [`Mutex`] guards has changed.
 ///
-/// Those who wait are woken in the order of coming. A notification is for somebody who waits at that moment; if the one that
-/// [`notify_one`](Self::notify_one) has chosen is killed, or unwound by a timeout, before it has the mutex again, the next one is woken instead. That
-/// aside there are no spurious wakeups; but the condition may have changed again by the time the mutex is had, so wait in a loop, or by
-/// [`wait_while`](Self::wait_while).
+/// Those who wait are woken in the order of coming. A notification is for somebody who waits at that moment; if the one
+/// that [`notify_one`](Self::notify_one) has chosen is killed, or unwound by a timeout, before it has the mutex again,
+/// the next one is woken instead. That aside there are no spurious wakeups; but the condition may have changed again by
+/// the time the mutex is had, so wait in a loop, or by [`wait_while`](Self::wait_while).
 ///
 /// Who is unwound while it waits does not hold the mutex then (and does not wait for it), and does not poison it.
 ///
@@ -102,7 +102,8 @@ impl Condvar {
         Ok(guard)
     }
 
-    /// As [`wait`](Self::wait), but waits no longer than `duration` for a notification. For the mutex, it waits as long as it takes. May switch.
+    /// As [`wait`](Self::wait), but waits no longer than `duration` for a notification. For the mutex, it waits
+    /// as long as it takes. May switch.
     ///
     /// In a destructor that runs while its greenlet unwinds, where nothing can wait, the time is up at once.
     ///

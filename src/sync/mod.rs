@@ -1,11 +1,11 @@
 //! Waiting for each other: events, results, locks.
 //!
-//! All of them work between the greenlets of one hub, between hubs, and with plain OS threads, which get a hub when they wait. Who waits is
-//! served in the order of coming, and nobody overtakes: what is released goes straight to the first in line, and if that one is killed
-//! or runs out of time just then, to the next.
+//! All of them work between the greenlets of one hub, between hubs, and with plain OS threads, which get a hub when
+//! they wait. Who waits is served in the order of coming, and nobody overtakes: what is released goes straight to the
+//! first in line, and if that one is killed or runs out of time just then, to the next.
 //!
-//! What std has, has std's names, signatures and poisoning. Unlike std's, these suspend the greenlet, not the thread; and they may be held across a
-//! call that switches.
+//! What std has, has std's names, signatures and poisoning. Unlike std's, these suspend the greenlet, not the thread;
+//! and they may be held across a call that switches.
 
 mod async_result;
 mod barrier;

@@ -118,7 +118,8 @@ impl Line for RawMutex {
 
 /// `std::sync::Mutex` for greenlets: who finds it locked lets the others run, and gets it in the order of coming.
 ///
-/// It may be held across calls that switch. Poisoning is std's: a guard that is dropped by a panic (a kill and a timeout unwind, too) poisons.
+/// It may be held across calls that switch. Poisoning is std's: a guard that is dropped by a panic (a kill and
+/// a timeout unwind, too) poisons.
 ///
 /// # Examples
 ///
@@ -147,7 +148,8 @@ pub struct Mutex<T: ?Sized> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the lock gives access to one at a time, from whichever thread; so the value must be good for being moved there and back.
+// SAFETY: the lock gives access to one at a time, from whichever thread; so the value must be good
+// for being moved there and back.
 unsafe impl<T: ?Sized + Send> Send for Mutex<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Send> Sync for Mutex<T> {}
@@ -175,7 +177,8 @@ impl<T> Mutex<T> {
 impl<T: ?Sized> Mutex<T> {
     /// Locks it; waits in line as long as it is locked. May switch.
     ///
-    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks the OS thread if it has to wait.
+    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks
+    /// the OS thread if it has to wait.
     ///
     /// # Errors
     ///
@@ -192,7 +195,8 @@ impl<T: ?Sized> Mutex<T> {
 
     /// Locks it if it is free.
     ///
-    /// If it is not, the other greenlets get a turn now and then, so that a loop of attempts does not keep the holder from running. May switch.
+    /// If it is not, the other greenlets get a turn now and then, so that a loop of attempts does not keep the
+    /// holder from running. May switch.
     ///
     /// # Errors
     ///
@@ -210,7 +214,8 @@ impl<T: ?Sized> Mutex<T> {
     ///
     /// # Errors
     ///
-    /// As [`try_lock`](Self::try_lock). `WouldBlock` also in a destructor that runs while its greenlet unwinds, if it would have to wait.
+    /// As [`try_lock`](Self::try_lock). `WouldBlock` also in a destructor that runs while its greenlet
+    /// unwinds, if it would have to wait.
     ///
     /// # Panics
     ///

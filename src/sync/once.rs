@@ -20,8 +20,8 @@ const NOBODY: u64 = 0;
 
 /// `std::sync::Once` for greenlets: runs an initialiser once, whoever comes first.
 ///
-/// The initialiser may switch; who comes meanwhile waits until it is done. Poisoning is std's: an initialiser that panics (a kill and a timeout
-/// unwind, too) makes every later [`call_once`](Self::call_once) panic.
+/// The initialiser may switch; who comes meanwhile waits until it is done. Poisoning is std's: an initialiser that
+/// panics (a kill and a timeout unwind, too) makes every later [`call_once`](Self::call_once) panic.
 ///
 /// # Examples
 ///
@@ -60,15 +60,16 @@ impl Once {
         }
     }
 
-    /// Runs `f` if no initialiser has been run yet; waits as long as another one runs. When it returns, one has been run to its end, and what that did can be
-    /// seen. May switch.
+    /// Runs `f` if no initialiser has been run yet; waits as long as another one runs. When it returns, one has been
+    /// run to its end, and what that did can be seen. May switch.
     ///
-    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks the OS thread if it has to wait.
+    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks
+    /// the OS thread if it has to wait.
     ///
     /// # Panics
     ///
-    /// If an initialiser has panicked before. If `f` calls this on the same `Once`: it would wait for itself. On a thread's main stack, if the
-    /// initialiser that runs can never end.
+    /// If an initialiser has panicked before. If `f` calls this on the same `Once`: it would wait for itself. On a
+    /// thread's main stack, if the initialiser that runs can never end.
     #[inline]
     #[track_caller]
     pub fn call_once(&self, f: impl FnOnce()) {
@@ -80,7 +81,8 @@ impl Once {
         }
     }
 
-    /// As [`call_once`](Self::call_once), also if an initialiser has panicked before: then `f` is told, and if it returns, the poison is gone. May switch.
+    /// As [`call_once`](Self::call_once), also if an initialiser has panicked before: then `f` is told, and if it
+    /// returns, the poison is gone. May switch.
     ///
     /// # Panics
     ///
@@ -112,7 +114,8 @@ impl Once {
         self.wait_for(false);
     }
 
-    /// As [`wait`](Self::wait), also if an initialiser panics: then for the next one, by [`call_once_force`](Self::call_once_force). May switch.
+    /// As [`wait`](Self::wait), also if an initialiser panics: then for the next one, by
+    /// [`call_once_force`](Self::call_once_force). May switch.
     ///
     /// # Panics
     ///

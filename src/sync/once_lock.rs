@@ -1,6 +1,7 @@
 //! std's `OnceLock` and `LazyLock`, for greenlets.
 //!
-//! Our [`Once`] says who initialises, and has the others wait; std's `OnceLock` is only where the value is kept, and never contended.
+//! Our [`Once`] says who initialises, and has the others wait; std's `OnceLock` is only where the
+//! value is kept, and never contended.
 
 #![forbid(unsafe_code)]
 
@@ -12,8 +13,8 @@ use crate::sys::lock::Lock;
 
 /// `std::sync::OnceLock` for greenlets: a value that is set once.
 ///
-/// The initialiser may switch, say to connect somewhere; who comes meanwhile waits for it. If it panics (or is killed), nothing is set, and the
-/// next in line runs its own.
+/// The initialiser may switch, say to connect somewhere; who comes meanwhile waits for it. If it panics (or is killed),
+/// nothing is set, and the next in line runs its own.
 ///
 /// # Examples
 ///
@@ -88,8 +89,8 @@ impl<T> OnceLock<T> {
     ///
     /// # Panics
     ///
-    /// If `f` does; then nothing is set. If `f` needs this very value: it would wait for itself. On a thread's main stack, if an initialiser
-    /// can never end.
+    /// If `f` does; then nothing is set. If `f` needs this very value: it would wait for itself. On a thread's main
+    /// stack, if an initialiser can never end.
     #[inline]
     #[track_caller]
     pub fn get_or_init(&self, f: impl FnOnce() -> T) -> &T {
@@ -182,8 +183,9 @@ impl<T: fmt::Debug> fmt::Debug for OnceLock<T> {
 
 /// `std::sync::LazyLock` for greenlets: a value that is made when it is first used.
 ///
-/// The initialiser may switch; who comes meanwhile waits for it. As std's, it is run once at most: if it panics (or its greenlet is killed, or unwound by a timeout,
-/// meanwhile) every later use panics. Where that may happen, [`OnceLock`] can try again.
+/// The initialiser may switch; who comes meanwhile waits for it. As std's, it is run once at most: if it panics
+/// (or its greenlet is killed, or unwound by a timeout, meanwhile) every later use panics. Where that may
+/// happen, [`OnceLock`] can try again.
 ///
 /// # Examples
 ///

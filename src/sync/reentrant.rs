@@ -17,12 +17,14 @@ use crate::task::NotSend;
 /// No task has this id.
 const NOBODY: u64 = 0;
 
-/// A mutex that the greenlet which has it may lock again, as often as it likes; it is free for others when all guards are dropped. gevent's `RLock`, and
-/// std's `ReentrantLock`.
+/// A mutex that the greenlet which has it may lock again, as often as it likes; it is free for others when all guards
+/// are dropped. gevent's `RLock`, and std's `ReentrantLock`.
 ///
-/// Since there may be several guards, each gives a `&T` only: put a `Cell` or a `RefCell` into it to change something. There is no poisoning.
+/// Since there may be several guards, each gives a `&T` only: put a `Cell` or a `RefCell` into it to change
+/// something. There is no poisoning.
 ///
-/// The owner is the greenlet (or the thread's main context, or a coroutine), not the thread. Only a guard unlocks, so nobody can unlock what he has not locked.
+/// The owner is the greenlet (or the thread's main context, or a coroutine), not the thread. Only a guard unlocks, so
+/// nobody can unlock what he has not locked.
 ///
 /// # Examples
 ///
@@ -52,8 +54,8 @@ pub struct ReentrantMutex<T: ?Sized> {
 
 // SAFETY: only the value is not Send by itself.
 unsafe impl<T: ?Sized + Send> Send for ReentrantMutex<T> {}
-// SAFETY: guards are not Send, and tasks stay on their thread. So as long as there is one, the value and `guards` are used on one thread only, and
-// `raw` orders that with what the next owner does. T needs no Sync for this.
+// SAFETY: guards are not Send, and tasks stay on their thread. So as long as there is one, the value and `guards` are
+// used on one thread only, and `raw` orders that with what the next owner does. T needs no Sync for this.
 unsafe impl<T: ?Sized + Send> Sync for ReentrantMutex<T> {}
 
 impl<T: ?Sized + UnwindSafe> UnwindSafe for ReentrantMutex<T> {}
@@ -79,7 +81,8 @@ impl<T> ReentrantMutex<T> {
 impl<T: ?Sized> ReentrantMutex<T> {
     /// Locks it: at once if the current greenlet has it already, else in line. May switch.
     ///
-    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks the OS thread if it has to wait.
+    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks
+    /// the OS thread if it has to wait.
     ///
     /// # Panics
     ///
@@ -95,7 +98,8 @@ impl<T: ?Sized> ReentrantMutex<T> {
 
     /// Locks it if it is free, or the current greenlet's.
     ///
-    /// If it is not, the other greenlets get a turn now and then, so that a loop of attempts does not keep the holder from running. May switch.
+    /// If it is not, the other greenlets get a turn now and then, so that a loop of attempts does not keep the
+    /// holder from running. May switch.
     #[inline]
     pub fn try_lock(&self) -> Option<ReentrantMutexGuard<'_, T>> {
         let own = own_id();
@@ -106,8 +110,8 @@ impl<T: ?Sized> ReentrantMutex<T> {
         None
     }
 
-    /// Locks it, but waits no longer than `duration` for it. `None` also in a destructor that runs while its greenlet unwinds, if it would have to
-    /// wait. May switch.
+    /// Locks it, but waits no longer than `duration` for it. `None` also in a destructor that runs while its greenlet
+    /// unwinds, if it would have to wait. May switch.
     ///
     /// # Panics
     ///

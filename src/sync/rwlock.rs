@@ -6,8 +6,8 @@
 //!   SLOW | WRITER | number of readers
 //! ```
 //!
-//! SLOW is set exactly while there is a line: then nobody goes in but from its head, and who leaves looks at it. So without a line each
-//! operation is one atomic on the word, and with one, nobody overtakes.
+//! SLOW is set exactly while there is a line: then nobody goes in but from its head, and who leaves looks at it. So
+//! without a line each operation is one atomic on the word, and with one, nobody overtakes.
 
 #![allow(unsafe_code)]
 
@@ -132,10 +132,11 @@ impl RawRwLock {
         self.admit(self.waiting.lock());
     }
 
-    /// Lets in those at the head of the line for whom there is room: one writer, or all readers up to the next writer. To be called whenever that
-    /// may have become more.
+    /// Lets in those at the head of the line for whom there is room: one writer, or all readers up to the next writer.
+    /// To be called whenever that may have become more.
     fn admit(&self, mut waiting: LockGuard<'_, Queue<Access>>) {
-        // With SLOW set, nobody goes in meanwhile. Readers may leave: whoever leaves last gets the lock after us, if this looks too early.
+        // With SLOW set, nobody goes in meanwhile. Readers may leave: whoever leaves last gets the lock
+        // after us, if this looks too early.
         let fits = |access: &Option<Access>| {
             access.is_some_and(|access| access.fits(self.state.load(Ordering::Relaxed) & !SLOW))
         };
@@ -182,15 +183,18 @@ impl Line for RawRwLock {
 
 /// `std::sync::RwLock` for greenlets: many may read at a time, or one may write.
 ///
-/// Strictly first come, first served: who comes while somebody waits goes to the end of the line, readers too. So neither readers nor writers
-/// starve. When its turn has come, a reader goes in together with all readers behind it, up to the next writer.
+/// Strictly first come, first served: who comes while somebody waits goes to the end of the line, readers too.
+/// So neither readers nor writers starve. When its turn has come, a reader goes in together with all readers
+/// behind it, up to the next writer.
 ///
-/// It may be held across calls that switch. Poisoning is std's: a *write* guard that is dropped by a panic (a kill and a timeout unwind, too) poisons.
+/// It may be held across calls that switch. Poisoning is std's: a *write* guard that is dropped by a panic (a kill and
+/// a timeout unwind, too) poisons.
 ///
 /// # Recursion
 ///
-/// Who holds a guard and asks for another may wait for itself. Always if one of both is to write; and also for two reads, if a writer has come in
-/// between: the second read goes behind the writer, who waits for the first. On one hub that becomes a report of a deadlock.
+/// Who holds a guard and asks for another may wait for itself. Always if one of both is to write; and also for two
+/// reads, if a writer has come in between: the second read goes behind the writer, who waits for the first. On one hub
+/// that becomes a report of a deadlock.
 ///
 /// # Examples
 ///
@@ -244,7 +248,8 @@ impl<T> RwLock<T> {
 impl<T: ?Sized> RwLock<T> {
     /// Locks it for reading, together with other readers; waits in line as long as somebody writes, or waits before. May switch.
     ///
-    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks the OS thread if it has to wait.
+    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks
+    /// the OS thread if it has to wait.
     ///
     /// # Errors
     ///
@@ -261,7 +266,8 @@ impl<T: ?Sized> RwLock<T> {
 
     /// Locks it for reading if nobody writes, and nobody waits.
     ///
-    /// If it fails, the other greenlets get a turn now and then, so that a loop of attempts does not keep the holder from running. May switch.
+    /// If it fails, the other greenlets get a turn now and then, so that a loop of attempts does not keep the
+    /// holder from running. May switch.
     ///
     /// # Errors
     ///

@@ -6,8 +6,8 @@
 //!   permits << 1 | SLOW        SLOW: somebody waits, or watches
 //! ```
 //!
-//! While somebody waits there is no permit: it would have been handed over. So taking one needs no look at SLOW, and giving one back needs
-//! nothing else.
+//! While somebody waits there is no permit: it would have been handed over. So taking one needs no look at SLOW, and
+//! giving one back needs nothing else.
 
 #![forbid(unsafe_code)]
 
@@ -25,8 +25,8 @@ use crate::wait::{Line, Queue, insist, wait};
 const SLOW: usize = 1;
 const ONE: usize = 2;
 
-/// A number of permits. [`acquire`](Self::acquire) takes one, or waits in line until one is given back. gevent's `Semaphore`, strictly first come, first
-/// served.
+/// A number of permits. [`acquire`](Self::acquire) takes one, or waits in line until one is given back. gevent's
+/// `Semaphore`, strictly first come, first served.
 ///
 /// # Examples
 ///
@@ -83,7 +83,8 @@ impl Semaphore {
 
     /// Takes a permit, which is given back when the returned value is dropped. Waits in line if there is none. May switch.
     ///
-    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks the OS thread if it has to wait.
+    /// In a destructor that runs while its greenlet unwinds, where nothing can be switched, this blocks
+    /// the OS thread if it has to wait.
     ///
     /// # Panics
     ///
@@ -98,8 +99,8 @@ impl Semaphore {
 
     /// Takes a permit if there is one.
     ///
-    /// If there is none, the other greenlets get a turn now and then, so that a loop of attempts does not keep those from running that would give one back.
-    /// May switch.
+    /// If there is none, the other greenlets get a turn now and then, so that a loop of attempts does not keep those
+    /// from running that would give one back. May switch.
     #[inline]
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
         if self.take() {
@@ -109,8 +110,8 @@ impl Semaphore {
         None
     }
 
-    /// Takes a permit, but waits no longer than `duration` for it. `None` also in a destructor that runs while its greenlet unwinds, if it would
-    /// have to wait. May switch.
+    /// Takes a permit, but waits no longer than `duration` for it. `None` also in a destructor that runs while its
+    /// greenlet unwinds, if it would have to wait. May switch.
     ///
     /// # Panics
     ///
@@ -303,8 +304,8 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// A [`Semaphore`] that can never have more permits than it was made with: releasing what was not acquired is found out, at the latest when the permit is
-/// dropped that was there already.
+/// A [`Semaphore`] that can never have more permits than it was made with: releasing what was not acquired is found
+/// out, at the latest when the permit is dropped that was there already.
 #[derive(Debug)]
 pub struct BoundedSemaphore(Semaphore);
 

@@ -1,8 +1,8 @@
 //! `fork`: how often it happened, and what is to be done around it.
 //!
-//! A child has one thread, the one that called `fork`, and a copy of all memory. A lock that another thread held stays locked there for ever,
-//! so the locks of ours that any thread may need are taken before and released after. Descriptors are shared: with the parent's epoll
-//! descriptor, the child could take registrations away from the parent.
+//! A child has one thread, the one that called `fork`, and a copy of all memory. A lock that another thread held stays
+//! locked there for ever, so the locks of ours that any thread may need are taken before and released after.
+//! Descriptors are shared: with the parent's epoll descriptor, the child could take registrations away from the parent.
 
 use std::ptr;
 use std::sync::Once;
@@ -39,8 +39,9 @@ pub(crate) fn count() -> u32 {
 
 /// Has `prepare` called before each fork of this process, and after it `in_parent` or `in_child`, by the thread that forks.
 ///
-/// To be called once for the same functions. As `pthread_atfork` has it, what is registered last is prepared first, and comes last after the fork;
-/// by then [`generation`] has changed. Not for `vfork`, `posix_spawn` and `clone`, whose children do nothing of ours.
+/// To be called once for the same functions. As `pthread_atfork` has it, what is registered last is prepared first,
+/// and comes last after the fork; by then [`generation`] has changed. Not for `vfork`, `posix_spawn` and `clone`,
+/// whose children do nothing of ours.
 pub(crate) fn at_fork(prepare: extern "C" fn(), in_parent: extern "C" fn(), in_child: extern "C" fn()) {
     count();
     register(prepare, in_parent, in_child);
@@ -79,7 +80,8 @@ impl<G> HeldAtFork<G> {
         }
         self.thread.store(0, Ordering::Relaxed);
         let guard = self.guard.swap(ptr::null_mut(), Ordering::Relaxed);
-        // SAFETY: not null, so it is from `put`, and swapped out once. This thread has put it there, so the guard stays on its thread.
+        // SAFETY: not null, so it is from `put`, and swapped out once. This thread has put it there, so
+        // the guard stays on its thread.
         (!guard.is_null()).then(|| *unsafe { Box::from_raw(guard) })
     }
 }

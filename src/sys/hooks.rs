@@ -1,4 +1,5 @@
-//! Where the functions that `monkey` puts in the place of libc's must step aside: in the library's own sections, in signal handlers.
+//! Where the functions that `monkey` puts in the place of libc's must step aside: in the library's
+//! own sections, in signal handlers.
 //!
 //! Without the feature `monkey` there is nothing to step aside.
 

@@ -60,7 +60,8 @@ pub(crate) fn write_stderr(bytes: &[u8]) {
     }
 }
 
-/// Writes a byte to a descriptor that does not block, for signal handlers. If there is no room, whoever reads it has enough to read.
+/// Writes a byte to a descriptor that does not block, for signal handlers. If there is no room,
+/// whoever reads it has enough to read.
 pub(crate) fn write_byte(fd: std::os::fd::BorrowedFd<'_>) {
     // SAFETY: a valid buffer of one byte; write is async-signal-safe.
     hooks::aside(|| unsafe { libc::write(fd.as_raw_fd(), [0_u8].as_ptr().cast(), 1) });

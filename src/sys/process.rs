@@ -15,8 +15,8 @@ pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 
 /// The same for a thread. Linux 6.9 and later.
 ///
-/// As above, it must be one that has not been joined. If it has ended already, this may be an error, or a descriptor for another thread that has its
-/// number now: so look afterwards whether it goes on.
+/// As above, it must be one that has not been joined. If it has ended already, this may be an error, or a descriptor
+/// for another thread that has its number now: so look afterwards whether it goes on.
 #[cfg(all(target_os = "linux", feature = "monkey"))]
 pub(crate) fn thread_pidfd_open(thread: libc::pthread_t) -> io::Result<OwnedFd> {
     unsafe extern "C" {

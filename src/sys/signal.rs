@@ -25,16 +25,16 @@ pub(crate) fn disposition(signal: libc::c_int) -> io::Result<Disposition> {
     })
 }
 
-/// Has the handler of that signal run on the thread's signal stack, instead of on that of the greenlet which happens to run: the register
-/// state alone that the kernel saves takes some KiB there, which a small stack may not have left.
+/// Has the handler of that signal run on the thread's signal stack, instead of on that of the greenlet which happens to
+/// run: the register state alone that the kernel saves takes some KiB there, which a small stack may not have left.
 pub(crate) fn run_on_signal_stack(signal: libc::c_int) -> io::Result<()> {
     let mut action = action_of(signal)?;
     if action.sa_flags & libc::SA_ONSTACK != 0 {
         return Ok(());
     }
     action.sa_flags |= libc::SA_ONSTACK;
-    // SAFETY: the action is the present one, so its handler is one that may be installed. On a thread without a signal stack the flag
-    // means nothing.
+    // SAFETY: the action is the present one, so its handler is one that may be installed. On a thread without a
+    // signal stack the flag means nothing.
     check(unsafe { libc::sigaction(signal, &action, ptr::null_mut()) }).map(drop)
 }
 

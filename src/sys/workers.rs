@@ -93,8 +93,8 @@ pub(crate) unsafe fn fork() -> io::Result<Option<u32>> {
     Ok((pid > 0).then_some(pid as u32))
 }
 
-/// To be called in the child: leaves the keyboard's interrupt, which goes to all processes of the terminal, to the parent. If the parent dies, SIGTERM
-/// comes (on Linux).
+/// To be called in the child: leaves the keyboard's interrupt, which goes to all processes of the terminal, to the
+/// parent. If the parent dies, SIGTERM comes (on Linux).
 pub(crate) fn follow_parent(parent: u32) {
     // SAFETY: SIG_IGN is no function of ours; prctl takes a number here; the rest has no arguments.
     unsafe {

@@ -1,9 +1,9 @@
 //! Memory of tasks: in blocks, and kept for the next ones.
 //!
-//! A program that spawns does so again and again with closures of the same sizes, often a thousand at a time; malloc has its
-//! fast path for seven of a size only. So each home keeps some empty cells per size. And a cell begins with a cache line, which
-//! malloc does not do by itself, and slowly if asked: what each switch touches lies in the first line of a task (1,000 yields in turn: 24 ns
-//! each where it lay across two, 18 so).
+//! A program that spawns does so again and again with closures of the same sizes, often a thousand at a time; malloc
+//! has its fast path for seven of a size only. So each home keeps some empty cells per size. And a cell begins with a
+//! cache line, which malloc does not do by itself, and slowly if asked: what each switch touches lies in the first line
+//! of a task (1,000 yields in turn: 24 ns each where it lay across two, 18 so).
 //!
 //! A cell may end on any thread, so each knows its block, which goes when all of its cells have been given back.
 

@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard};
 
 #[cfg(feature = "monkey")]
 use super::Handlers;
+use super::afloat::{self, Afloat};
 use super::cells::{self, Cells};
 use super::inbox::Inbox;
 use super::meter::Meter;
@@ -47,6 +48,10 @@ pub(crate) enum Message {
     Start(TaskRef, Option<Nanos>),
     /// Its last handle was dropped over there.
     Unreferenced(TaskRef),
+    /// There is work for the hub's team.
+    Work,
+    /// Start it, as a task of this hub.
+    Land(Afloat),
     /// A recording has begun.
     Record,
     /// A socket that was registered here was closed over there.
@@ -122,6 +127,7 @@ static HOMES: Mutex<Homes> = Mutex::new(Homes { all: Vec::new(), empty: Vec::new
 /// All locks of this module, in the order in which they are taken before a fork. Elsewhere nobody takes a second one while having one.
 struct AllLocks {
     _homes: MutexGuard<'static, Homes>,
+    _afloat: afloat::Held,
     each: Vec<HomeLocks>,
 }
 
@@ -345,7 +351,7 @@ impl Home {
             HomeLocks { home, inbox, alarm, _name: lock(&home.thread_name) }
         };
         let each = homes.all.iter().map(locks_of).collect();
-        FORKING.put(AllLocks { _homes: homes, each });
+        FORKING.put(AllLocks { _homes: homes, _afloat: afloat::hold(), each });
     }
 
     /// Undoes [`Home::before_fork`], in the parent.
@@ -384,12 +390,12 @@ impl Home {
 ///
 /// As for [`Cells::free`].
 #[inline]
-pub(super) unsafe fn free_cell(home: &'static Home, cell: NonNull<u8>, layout: Layout) {
+pub(super) unsafe fn free_cell(cell: NonNull<u8>, layout: Layout) {
     match here() {
         // SAFETY: the caller's promise; and this is the owner's thread.
-        Some(own) if std::ptr::eq(own, home) => unsafe { home.cells.free(cell, layout) },
+        Some(home) => unsafe { home.cells.free(cell, layout) },
         // SAFETY: the caller's promise.
-        _ => unsafe { cells::free(cell, layout) },
+        None => unsafe { cells::free(cell, layout) },
     }
 }
 

@@ -9,8 +9,9 @@
 //!   3. if sleeping.swap(false): wake it     3. sleep; then sleeping.swap(false)
 //! ```
 //!
-//! `sleeping` is changed by swaps only, so each sees all that was done before those that came before it. If the sender's 3 misses the
-//! hub's 1, it came before, so the hub's 1 sees the sender's 2, and the hub's 2 finds the message.
+//! `sleeping` is changed by swaps only, so each sees all that was done before those that came before
+//! it. If the sender's 3 misses the hub's 1, it came before, so the hub's 1 sees the sender's 2, and
+//! the hub's 2 finds the message.
 
 #![forbid(unsafe_code)]
 
@@ -50,7 +51,8 @@ impl<M> Inbox<M> {
         self.owner.store(owner, Ordering::Release);
     }
 
-    /// Leaves a message. `true`: its hub sleeps, and the caller has to wake it. If the hub is not `owner`, the message is dropped.
+    /// Leaves a message. `true`: its hub sleeps, and the caller has to wake it. If the hub is not
+    /// `owner`, the message is dropped.
     #[must_use]
     pub(crate) fn post(&self, owner: u64, message: M) -> bool {
         {

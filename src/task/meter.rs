@@ -46,8 +46,8 @@ impl Default for Gauge {
     }
 }
 
-/// How many buckets a histogram of waits has. Bucket 0 is for no wait at all, bucket `i` for 2^(i-1) ns up to 2^i ns, and the last for all
-/// that is longer (137 s and more).
+/// How many buckets a histogram of waits has. Bucket 0 is for no wait at all, bucket `i` for 2^(i-1) ns up to 2^i ns,
+/// and the last for all that is longer (137 s and more).
 pub(crate) const BUCKETS: usize = 39;
 
 /// How long tasks were in the ready queue.

@@ -17,6 +17,7 @@
 
 #![allow(unsafe_code)]
 
+mod afloat;
 mod cells;
 mod home;
 mod inbox;
@@ -32,12 +33,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use crate::coro::unwind::Payload;
 use crate::coro::{Context, Suspender};
 use crate::sys::clock::{NEVER, Nanos};
 
+pub(crate) use self::afloat::Afloat;
 pub(crate) use self::home::{Bystander, Home, Letter, Message, change_idle_workers, here, idle_workers};
 pub(crate) use self::locals::{Inherit, LocalValue, Locals};
 pub(crate) use self::meter::BUCKETS;
@@ -264,9 +266,10 @@ pub(crate) struct Shared {
     /// How many user-visible handles there are, on whichever thread. While there is one, somebody may wake,
     /// kill or switch to this task.
     pub(crate) handles: AtomicUsize,
-    pub(crate) home: &'static Home,
-    /// Which hub of that home: homes are used again by later threads.
-    incarnation: u64,
+    /// Means something only when `incarnation` has told of a hub.
+    home: AtomicPtr<Home>,
+    /// Which hub of that home: homes are used again by later threads. Or that it has none yet (see `afloat.rs`).
+    incarnation: AtomicU64,
     pub(crate) id: u64,
     pub(crate) kind: Kind,
     pub(crate) name: Option<Box<str>>,
@@ -436,7 +439,7 @@ impl Task {
     pub(crate) fn make_ready(&self) {
         debug_assert!(self.local.state.get() != State::Ready && self.local.state.get() != State::Dead);
         self.local.state.set(State::Ready);
-        self.shared.home.ready().push_back(self);
+        self.shared.home().ready().push_back(self);
     }
 
     /// Has the task end its present wait, or fail its next one, with `payload`.
@@ -586,8 +589,22 @@ impl Shared {
     }
 
     /// Which hub it belongs to: its number.
+    #[inline(always)]
     pub(crate) fn incarnation(&self) -> u64 {
-        self.incarnation
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// Where the task's hub lives. Only when it is known that the task has one.
+    #[inline(always)]
+    fn home(&self) -> &'static Home {
+        // SAFETY: set to a home when the task was made or got its hub, and homes are never freed.
+        unsafe { &*self.home.load(Ordering::Relaxed) }
+    }
+
+    /// Whether this is the thread of the task's hub.
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        here().is_some_and(|home| home.incarnation() == self.incarnation())
     }
 
     /// How this task is called in reports.
@@ -625,6 +642,17 @@ impl TaskRef {
     /// A new task of this thread's `home`, not queued. The reference returned is the hub's own; `handles`
     /// says how many user-visible ones will be made with [`TaskRef::adopt_handle`].
     pub(crate) fn new<B: Body>(home: &'static Home, origin: Origin, handles: usize, body: B) -> TaskRef {
+        TaskRef::of_incarnation(home, home.incarnation(), origin, handles, body)
+    }
+
+    #[inline(always)]
+    fn of_incarnation<B: Body>(
+        home: &'static Home,
+        incarnation: u64,
+        origin: Origin,
+        handles: usize,
+        body: B,
+    ) -> TaskRef {
         let layout = Layout::new::<TaskCell<B>>();
         let cell = home.cells().allocate(layout).cast::<TaskCell<B>>().as_ptr();
         // SAFETY: `cell` has the layout of what is written to it, and nobody else knows it. `task` is its first field
@@ -666,8 +694,8 @@ impl TaskRef {
             (&raw mut (*cell).task.shared).write(Shared {
                 refs: AtomicUsize::new(1 + handles),
                 handles: AtomicUsize::new(handles),
-                home,
-                incarnation: home.incarnation(),
+                home: AtomicPtr::new(ptr::from_ref(home).cast_mut()),
+                incarnation: AtomicU64::new(incarnation),
                 id: origin.id,
                 kind: origin.kind,
                 name: origin.name,
@@ -701,13 +729,9 @@ impl TaskRef {
     unsafe fn free_as<B: Body>(task: NonNull<Task>) {
         let cell = task.cast::<TaskCell<B>>();
         // SAFETY: as in `run_as`; this was the last reference.
-        let home = unsafe {
-            let home = cell.as_ref().task.shared.home;
-            cell.drop_in_place();
-            home
-        };
+        unsafe { cell.drop_in_place() };
         // SAFETY: the memory came from a home's cells, or the allocator, with this layout, and is empty now.
-        unsafe { home::free_cell(home, cell.cast(), Layout::new::<TaskCell<B>>()) };
+        unsafe { home::free_cell(cell.cast(), Layout::new::<TaskCell<B>>()) };
     }
 
     #[inline]
@@ -719,14 +743,8 @@ impl TaskRef {
     /// The task itself, if this is the thread of its hub.
     #[inline]
     pub(crate) fn here(&self) -> Option<&Task> {
-        let shared = self.shared();
-        match here() {
-            Some(home) if ptr::eq(home, shared.home) && home.incarnation() == shared.incarnation => {
-                // SAFETY: kept alive by self, and this is its owner's thread.
-                Some(unsafe { self.0.as_ref() })
-            }
-            _ => None,
-        }
+        // SAFETY: kept alive by self, and this is its owner's thread, if it is looked at.
+        if self.shared().is_here() { Some(unsafe { self.0.as_ref() }) } else { None }
     }
 
     /// The task itself, if it is of the hub with that number.
@@ -736,7 +754,7 @@ impl TaskRef {
     /// This must be the thread of that hub.
     #[inline(always)]
     pub(crate) unsafe fn of_hub(&self, incarnation: u64) -> Option<&Task> {
-        if self.shared().incarnation != incarnation {
+        if self.shared().incarnation() != incarnation {
             return None;
         }
         // SAFETY: kept alive by self; and the number is the same, so this is its owner's thread.
@@ -799,7 +817,16 @@ impl TaskRef {
     /// Sends the hub of this task a message; does nothing if that hub is gone.
     pub(crate) fn post(&self, message: impl FnOnce(TaskRef) -> Message) {
         let shared = self.shared();
-        shared.home.post(shared.incarnation, message(self.clone()));
+        let mut message = message(self.clone());
+        let mut incarnation = shared.incarnation.load(Ordering::Acquire);
+        if afloat::is_afloat(incarnation) {
+            match afloat::leave(self, message) {
+                Ok(()) => return,
+                Err(given_back) => message = given_back,
+            }
+            incarnation = shared.incarnation.load(Ordering::Acquire);
+        }
+        shared.home().post(incarnation, message);
     }
 
     /// Does what is due when the last handle of the task is gone.
@@ -819,7 +846,8 @@ impl TaskRef {
     /// Whether the hub of this task is gone: its thread has ended, or is one of the parent process only.
     pub(crate) fn has_no_hub(&self) -> bool {
         let shared = self.shared();
-        shared.home.incarnation() != shared.incarnation
+        let incarnation = shared.incarnation.load(Ordering::Acquire);
+        !afloat::is_afloat(incarnation) && shared.home().incarnation() != incarnation
     }
 
     /// Starts a task that has not been started, from any thread.
@@ -833,7 +861,13 @@ impl TaskRef {
 
     /// The name of the thread that this task belongs to, for errors.
     pub(crate) fn thread_name(&self) -> String {
-        if self.has_no_hub() { "(which has exited)".to_owned() } else { self.shared().home.thread_name() }
+        if self.has_no_hub() {
+            return "(which has exited)".to_owned();
+        }
+        match afloat::is_afloat(self.shared().incarnation.load(Ordering::Acquire)) {
+            true => "(not chosen yet)".to_owned(),
+            false => self.shared().home().thread_name(),
+        }
     }
 }
 

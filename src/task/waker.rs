@@ -1,9 +1,8 @@
 //! Waking a parked task, exactly once, from any thread; and the list of those who wait for a task's end.
 
 use std::fmt;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
-use super::home::here;
 use super::{Message, Task, TaskHandle, TaskRef, Watcher};
 use crate::coro::unwind;
 use crate::sys::lock::Lock;
@@ -76,7 +75,7 @@ impl Wakeup {
         if shared.ended.is_set() {
             return None;
         }
-        if here().is_some_and(|home| ptr::eq(home, shared.home) && home.incarnation() == shared.incarnation) {
+        if shared.is_here() {
             return Some(Wakeup(Target::Here(task, epoch)));
         }
         shared.retain();
@@ -88,7 +87,8 @@ impl Wakeup {
     #[inline]
     pub(crate) fn wake(self) {
         match self.0 {
-            // SAFETY: the promise of `new`: it has not run again, for this thread has been here all the time (a Wakeup is not Send).
+            // SAFETY: the promise of `new`: it has not run again, for this thread has been here all
+            // the time (a Wakeup is not Send).
             Target::Here(task, epoch) => unsafe { task.as_ref() }.wake(epoch),
             Target::There(waker) => waker.wake(),
         }
@@ -123,7 +123,8 @@ impl Listener {
             Listener::Task(waker) => waker.wake(),
             Listener::Watcher(watcher) => watcher.notify(),
             Listener::Start(task) => task.task().start(),
-            // The hub is no place to unwind, and the others have to be told, too. The panic itself has been reported by the panic hook.
+            // The hub is no place to unwind, and the others have to be told, too. The panic itself has
+            // been reported by the panic hook.
             Listener::Foreign(waker) => drop(unwind::catch(|| waker.wake())),
             Listener::Call(_, call) => drop(unwind::catch(call.0)),
         }
@@ -180,8 +181,8 @@ impl Ended {
         }
     }
 
-    /// As [`Ended::set`], of a task that was left behind by a fork: wakes those who wait for the end in the child, too. All else that was to be done then is
-    /// the parent's to do.
+    /// As [`Ended::set`], of a task that was left behind by a fork: wakes those who wait for the end in the child, too.
+    /// All else that was to be done then is the parent's to do.
     pub(crate) fn set_left_behind(&self) {
         if self.state.swap(ENDED, Ordering::AcqRel) != AWAITED {
             return;

@@ -87,7 +87,8 @@ impl Crew {
         Crew::new(self.name, self.max(), self.idle_timeout())
     }
 
-    /// Whether the process has forked since, and this was its parent's: whose threads are gone, and whose lock may be held forever.
+    /// Whether the process has forked since, and this was its parent's: whose threads are gone, and
+    /// whose lock may be held forever.
     pub(super) fn is_of_parent(&self) -> bool {
         self.generation != generation()
     }
@@ -196,7 +197,8 @@ impl Crew {
         waiters.iter().for_each(|waiter| waiter.set());
     }
 
-    /// Runs a job on the current thread, if it has not begun. For one of this crew that would wait for it: there may be nobody else.
+    /// Runs a job on the current thread, if it has not begun. For one of this crew that would wait
+    /// for it: there may be nobody else.
     pub(super) fn run_here(&self, job: &Arc<dyn Work>) {
         if job.run() {
             job.begin();
@@ -287,8 +289,9 @@ impl Crew {
         state.running -= 1;
         let waiters = state.waiters_if_idle();
         drop(state);
-        // After the count: who has joined the job finds its place free. Before this thread rests: as long as it could wake somebody (a
-        // result that nobody waits for is dropped here, too), the hubs must not take it for one that cannot.
+        // After the count: who has joined the job finds its place free. Before this thread rests: as long
+        // as it could wake somebody (a result that nobody waits for is dropped here, too), the hubs must
+        // not take it for one that cannot.
         if ran {
             job.finish();
         }

@@ -107,8 +107,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A job of a [`ThreadPool`](super::ThreadPool), and its result.
 ///
-/// Dropping it detaches the job, which goes on; its result is dropped by the thread that runs it. May be moved to another thread, and
-/// joined there.
+/// Dropping it detaches the job, which goes on; its result is dropped by the thread that runs it. May be moved to
+/// another thread, and joined there.
 #[doc(alias = "ThreadResult")]
 pub struct Job<T: 'static> {
     /// `None` only while it is dropped.
@@ -119,14 +119,14 @@ pub struct Job<T: 'static> {
 impl<T: Send> Job<T> {
     /// Waits until the job has ended, and gives its result. May switch to other greenlets.
     ///
-    /// A greenlet that is killed or runs out of time while it waits abandons the job, which goes on. On a thread of the same pool a job that
-    /// has not begun is run right here, since there may be no other thread for it.
+    /// A greenlet that is killed or runs out of time while it waits abandons the job, which goes on. On a thread of the
+    /// same pool a job that has not begun is run right here, since there may be no other thread for it.
     ///
     /// # Errors
     ///
-    /// What the job panicked with; [`GreenletExit`] if it never ran, because the pool was killed or dropped.
-    /// In a destructor that runs while its greenlet unwinds, where nothing can wait, and in a forked child, which has not the parent's
-    /// threads: a text that says so, if the result is not there yet.
+    /// What the job panicked with; [`GreenletExit`] if it never ran, because the pool was killed or dropped. In a
+    /// destructor that runs while its greenlet unwinds, where nothing can wait, and in a forked child, which has not
+    /// the parent's threads: a text that says so, if the result is not there yet.
     #[doc(alias = "get")]
     pub fn join(self) -> Result<T, Payload> {
         if !self.is_ready() {

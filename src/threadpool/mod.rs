@@ -1,7 +1,7 @@
 //! Work that can only block is given to OS threads, while the greenlet that needs it waits and others run.
 //!
-//! [`unblock`] runs a function on a thread of the pool of the process. A [`ThreadPool`] of one's own has a limit of its own: what is slow in
-//! one pool uses up no threads of another.
+//! [`unblock`] runs a function on a thread of the pool of the process. A [`ThreadPool`] of one's own has a limit of its
+//! own: what is slow in one pool uses up no threads of another.
 //!
 //! ```
 //! use switchgrass::threadpool::ThreadPool;
@@ -13,18 +13,18 @@
 //! assert_eq!(squares, [1, 4, 9]);
 //! ```
 //!
-//! Jobs begin in the order in which they came. A job that has begun cannot be stopped: a greenlet that is killed or runs out of time while it
-//! waits for one abandons it, and its result is dropped over there.
+//! Jobs begin in the order in which they came. A job that has begun cannot be stopped: a greenlet that is killed or
+//! runs out of time while it waits for one abandons it, and its result is dropped over there.
 //!
-//! A job that needs another one of its own pool runs it itself if no thread is free, so a pool cannot block itself. Two pools can, if the jobs of each
-//! wait for jobs of the other.
+//! A job that needs another one of its own pool runs it itself if no thread is free, so a pool cannot block itself. Two
+//! pools can, if the jobs of each wait for jobs of the other.
 //!
 //! Pools work from any thread: from the greenlets of several hubs, and from threads that have none.
 //!
 //! # Fork
 //!
-//! A forked child has none of its parent's threads. There, each pool starts anew at its first use, with the same settings and no jobs; those
-//! of the parent go on in the parent only.
+//! A forked child has none of its parent's threads. There, each pool starts anew at its first use, with the same
+//! settings and no jobs; those of the parent go on in the parent only.
 
 mod crew;
 mod job;
@@ -46,7 +46,8 @@ use self::job::{Packet, Work};
 use self::per_process::PerProcess;
 pub use self::scope::{Scope, ScopedJob};
 
-/// How many threads the pool of the process has at most. Enough that a few slow jobs do not hold up the others, few enough not to be felt.
+/// How many threads the pool of the process has at most. Enough that a few slow jobs do not hold up the
+/// others, few enough not to be felt.
 const MAX_THREADS: usize = 32;
 /// How long a thread waits for its next job.
 const IDLE: Duration = Duration::from_secs(5);
@@ -56,7 +57,8 @@ static GLOBAL: ThreadPool = ThreadPool::named("switchgrass", MAX_THREADS);
 /// The pool of the process, which [`unblock`] and [`fs`](crate::fs) use. 32 threads at most, unless
 /// [`set_max`](ThreadPool::set_max) says otherwise.
 ///
-/// [`kill`](ThreadPool::kill) of it ends the jobs of all who use it that have not begun: they get [`GreenletExit`](crate::GreenletExit).
+/// [`kill`](ThreadPool::kill) of it ends the jobs of all who use it that have not begun: they get
+/// [`GreenletExit`](crate::GreenletExit).
 pub fn global() -> &'static ThreadPool {
     &GLOBAL
 }
@@ -107,8 +109,8 @@ where
 /// assert_eq!(SLOW.apply(|| 2 + 2), 4);
 /// ```
 ///
-/// A dropped pool still runs what it was given, and then its threads leave; the drop does not wait. (With a limit of 0, what is queued ends
-/// as after [`kill`](Self::kill).)
+/// A dropped pool still runs what it was given, and then its threads leave; the drop does not wait. (With a limit of 0,
+/// what is queued ends as after [`kill`](Self::kill).)
 pub struct ThreadPool {
     name: &'static str,
     max: usize,
@@ -135,12 +137,12 @@ impl ThreadPool {
         })
     }
 
-    /// Has `f` run by a thread of the pool. **Waits for a place** if all are taken, behind those that came before, as gevent's does;
-    /// returns when the job has a thread.
+    /// Has `f` run by a thread of the pool. **Waits for a place** if all are taken, behind those that came before, as
+    /// gevent's does; returns when the job has a thread.
     ///
-    /// So a loop that spawns is held back to the pace of the pool, instead of filling the memory with a queue of closures. Who does not
-    /// want to wait spawns a greenlet that calls [`apply`](Self::apply). A greenlet that is killed or runs out of time while it waits
-    /// for a place takes the job back: it never runs.
+    /// So a loop that spawns is held back to the pace of the pool, instead of filling the memory with a queue of
+    /// closures. Who does not want to wait spawns a greenlet that calls [`apply`](Self::apply). A greenlet that is
+    /// killed or runs out of time while it waits for a place takes the job back: it never runs.
     ///
     /// There are two who cannot wait here, so their jobs are queued: a job of the same pool, which has a place itself, and
     /// a destructor that runs while its greenlet unwinds.
@@ -168,11 +170,12 @@ impl ThreadPool {
 
     /// Runs `f` on a thread of the pool, and gives its result. Other greenlets run meanwhile.
     ///
-    /// If the greenlet is killed or timed out while it waits, a job that has not begun is taken back: it never runs. One that has goes on,
-    /// and its result is dropped over there.
+    /// If the greenlet is killed or timed out while it waits, a job that has not begun is taken back: it never runs.
+    /// One that has goes on, and its result is dropped over there.
     ///
-    /// `f` runs in place where waiting is not possible: in a destructor that runs while its greenlet unwinds, and in a job of the same pool,
-    /// which would wait for a place while it has one. (In a greenlet that such a job has spawned, `f` gets a thread of its own if one is free.)
+    /// `f` runs in place where waiting is not possible: in a destructor that runs while its greenlet unwinds, and in a
+    /// job of the same pool, which would wait for a place while it has one. (In a greenlet that such a job has spawned,
+    /// `f` gets a thread of its own if one is free.)
     ///
     /// May switch to other greenlets.
     ///
@@ -221,8 +224,9 @@ impl ThreadPool {
 
     /// Runs `f` on each of the items, as many at once as the pool allows, and gives the results in the order of the items.
     ///
-    /// Waits for places as [`spawn`](Self::spawn) does. A greenlet that is killed or timed out meanwhile abandons the jobs that run, and does
-    /// not begin the others. For items and functions that borrow, see [`scope`](Self::scope). May switch to other greenlets.
+    /// Waits for places as [`spawn`](Self::spawn) does. A greenlet that is killed or timed out meanwhile abandons the
+    /// jobs that run, and does not begin the others. For items and functions that borrow, see [`scope`](Self::scope).
+    /// May switch to other greenlets.
     ///
     /// # Panics
     ///
@@ -297,7 +301,8 @@ impl ThreadPool {
 
     /// Drops the jobs that have not begun, and waits for those that run, which nothing can stop. The threads leave.
     ///
-    /// Who waits for a job that never ran gets [`GreenletExit`](crate::GreenletExit). The pool can be used again. May switch to other greenlets.
+    /// Who waits for a job that never ran gets [`GreenletExit`](crate::GreenletExit). The pool can be used again.
+    /// May switch to other greenlets.
     ///
     /// # Panics
     ///
@@ -313,7 +318,8 @@ impl ThreadPool {
         self.crew().max()
     }
 
-    /// Sets how many jobs may run at once. Does not wait: if more run now, they go on, and no other begins until they are fewer. Does not switch.
+    /// Sets how many jobs may run at once. Does not wait: if more run now, they go on, and no other begins until
+    /// they are fewer. Does not switch.
     #[doc(alias = "maxsize")]
     pub fn set_max(&self, max: usize) {
         self.crew().set_max(max);
@@ -419,8 +425,8 @@ mod tests {
         let (queued, placed) = pool.enqueue(|| 5);
         assert!(placed == Placed::Waits);
         let locked = pool.crew().hold();
-        // SAFETY: the child allocates, which the C library allows after a fork, starts threads, which it does in practice, and leaves by
-        // _exit. It touches no hub.
+        // SAFETY: the child allocates, which the C library allows after a fork, starts threads, which it does in
+        // practice, and leaves by _exit. It touches no hub.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             // SAFETY: ends the child, should it hang.

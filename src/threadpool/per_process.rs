@@ -1,7 +1,8 @@
 //! A value that a forked child makes anew.
 //!
-//! After `fork` the child has one thread. What the others held stays as it was in that moment: a lock stays locked, and a half-made
-//! change half-made. So the child must not touch a value that has a lock, not even to drop it. It leaves it where it is and makes another.
+//! After `fork` the child has one thread. What the others held stays as it was in that moment: a lock stays locked, and
+//! a half-made change half-made. So the child must not touch a value that has a lock, not even to drop it. It leaves it
+//! where it is and makes another.
 
 #![allow(unsafe_code)]
 

@@ -43,8 +43,8 @@ impl Books {
     }
 }
 
-/// A function that borrows, on its way through a queue that asks for what does not. Dropped, with or without having run, it closes its
-/// account: nothing that it borrows is touched after.
+/// A function that borrows, on its way through a queue that asks for what does not. Dropped, with or without having
+/// run, it closes its account: nothing that it borrows is touched after.
 struct Loan {
     f: Option<Box<dyn FnOnce() + Send>>,
     books: Arc<Books>,
@@ -85,9 +85,9 @@ impl<T> Drop for Slot<T> {
 impl ThreadPool {
     /// Runs `f` with a scope, in which jobs can be spawned that borrow from the outside. Waits for all of them at the end.
     ///
-    /// The guarantee is that of `std::thread::scope`: when this function returns, or unwinds, all jobs of the scope have ended. Since
-    /// nothing can stop a job, this holds for a greenlet that is **killed or runs out of time**, too: it waits for the jobs, and unwinds then.
-    /// So does the end of its thread.
+    /// The guarantee is that of `std::thread::scope`: when this function returns, or unwinds, all jobs of the scope
+    /// have ended. Since nothing can stop a job, this holds for a greenlet that is **killed or runs out of time**, too:
+    /// it waits for the jobs, and unwinds then. So does the end of its thread.
     ///
     /// May switch to other greenlets.
     ///
@@ -163,10 +163,11 @@ impl ThreadPool {
 }
 
 impl<'scope> Scope<'scope, '_> {
-    /// Has `f`, which may borrow what outlives the scope, run by a thread of the pool. Waits for a place as [`ThreadPool::spawn`] does.
+    /// Has `f`, which may borrow what outlives the scope, run by a thread of the pool. Waits for a place
+    /// as [`ThreadPool::spawn`] does.
     ///
-    /// Where that cannot wait, `f` runs in place, before this returns: in a job of the same pool if no other thread is free, and in a
-    /// destructor that runs while its greenlet unwinds.
+    /// Where that cannot wait, `f` runs in place, before this returns: in a job of the same pool if no other thread is
+    /// free, and in a destructor that runs while its greenlet unwinds.
     ///
     /// May switch to other greenlets.
     ///
@@ -191,10 +192,11 @@ impl<'scope> Scope<'scope, '_> {
         let in_place = hub().may_suspend(reason).is_err();
         // Relaxed is enough: the caller holds the count above zero, being in the scope or in a job of it.
         self.books.open.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: only the lifetime changes. What `run` borrows outlives 'scope. `run` is called or dropped by a `Loan`, which then closes its
-        // account and has nothing more of it; and `ThreadPool::scope`, whose call outlives 'scope, is not left before all accounts are closed:
-        // it waits masked, so that neither kill nor timeout can end the wait, and aborts if it were to panic. A greenlet that is given up
-        // at the end of its thread keeps its frames, as a leak.
+        // SAFETY: only the lifetime changes. What `run` borrows outlives 'scope. `run` is called or dropped by a
+        // `Loan`, which then closes its account and has nothing more of it; and `ThreadPool::scope`, whose call
+        // outlives 'scope, is not left before all accounts are closed: it waits masked, so that neither kill nor
+        // timeout can end the wait, and aborts if it were to panic. A greenlet that is given up at the end of its
+        // thread keeps its frames, as a leak.
         let f = unsafe {
             mem::transmute::<Box<dyn FnOnce() + Send + 'scope>, Box<dyn FnOnce() + Send + 'static>>(run)
         };

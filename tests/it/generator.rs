@@ -32,6 +32,14 @@ fn counter(n: u32) -> Generator<u32, u32, u32> {
     Generator::new(move |out, first| (1..=n).fold(first, |sum, n| sum + out.yield_(n)))
 }
 
+/// Yields once, with this in its frame.
+fn yields_with<T: 'static>(kept: T) -> Generator<u32> {
+    Generator::new(move |out, ()| {
+        let _kept = kept;
+        out.yield_(1);
+    })
+}
+
 /// Yields each text that is thrown into it, until it is sent something.
 fn catcher() -> Generator<String, (), &'static str> {
     Generator::new(|out, ()| {
@@ -183,11 +191,7 @@ fn a_throw_that_is_caught_may_end_it() {
 #[test]
 fn a_throw_that_is_not_caught_arrives_at_the_caller() {
     let drops = Drops::new();
-    let counts = drops.clone();
-    let g = Generator::new(move |out, ()| {
-        let _frame = counts.guard();
-        out.yield_(1);
-    });
+    let g = yields_with(drops.guard());
     g.send(()).unwrap();
     assert_eq!(text(&catch(|| g.throw(boxed("through"))).unwrap_err()), "through");
     assert_eq!(drops.count(), 1);
@@ -566,14 +570,7 @@ fn a_panic_of_the_inner_one_arrives_in_the_outer_one() {
 #[test]
 fn closing_closes_the_inner_one_first() {
     let log = Log::new();
-    let inner = {
-        let log = log.clone();
-        Generator::new(move |out, ()| {
-            let _frame = log.on_drop("inner");
-            out.yield_(1);
-        })
-    };
-    let g = delegate(&log, inner);
+    let g = delegate(&log, yields_with(log.on_drop("inner")));
     g.send(()).unwrap();
     assert_eq!(g.close(), Ok(None));
     assert_eq!(log.take(), "inner exit, inner Closed");
@@ -644,11 +641,7 @@ fn dropping_the_outer_one_unwinds_inner_then_outer() {
         let log = log.clone();
         let g = Generator::new(move |out, ()| {
             let _frame = log.on_drop("outer");
-            let log = log.clone();
-            let inner = Generator::new(move |out: &Yielder<u32, ()>, ()| {
-                let _frame = log.on_drop("inner");
-                out.yield_(1);
-            });
+            let inner = yields_with(log.on_drop("inner"));
             let payload = catch(|| out.yield_from(&inner, ())).unwrap_err();
             assert!(payload.is::<GreenletExit>());
         });
@@ -840,13 +833,7 @@ fn dropping_a_created_one_drops_what_it_captured() {
 #[test]
 fn dropping_a_suspended_one_unwinds_it_right_there() {
     let log = Log::new();
-    let g = {
-        let log = log.clone();
-        Generator::new(move |out, ()| {
-            let _frame = log.on_drop("frame");
-            out.yield_(1);
-        })
-    };
+    let g = yields_with(log.on_drop("frame"));
     g.send(()).unwrap();
     drop(g);
     log.add("dropped");
@@ -856,12 +843,8 @@ fn dropping_a_suspended_one_unwinds_it_right_there() {
 #[test]
 fn dropping_while_the_owner_unwinds_works() {
     let drops = Drops::new();
-    let counts = drops.clone();
-    let payload = catch(move || {
-        let g = Generator::new(move |out, ()| {
-            let _frame = counts.guard();
-            out.yield_(1);
-        });
+    let payload = catch(|| {
+        let g = yields_with(drops.guard());
         g.send(()).unwrap();
         panic_with("the owner's");
     })
@@ -1259,14 +1242,7 @@ fn a_thread_that_ends_unwinds_suspended_ones_without_a_word() {
     std::thread::spawn(move || {
         let g = Generator::new(move |out, ()| {
             let _frame = counts.guard();
-            let inner = {
-                let counts = counts.clone();
-                Generator::new(move |out: &Yielder<u32, ()>, ()| {
-                    let _frame = counts.guard();
-                    out.yield_(1);
-                })
-            };
-            out.yield_from(&inner, ());
+            out.yield_from(&yields_with(counts.guard()), ());
         });
         g.send(()).unwrap();
         // Never dropped: the end of the thread does it.

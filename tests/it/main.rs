@@ -11,6 +11,7 @@ mod future;
 mod generator;
 mod greenlet;
 mod hub;
+mod hubs;
 mod io;
 mod kill;
 mod links;

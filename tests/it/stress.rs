@@ -29,7 +29,7 @@ use switchgrass::{
 
 use self::sockets::Sockets;
 use crate::util::{
-    DropGuard, Drops, OnDrop, Payload, catch, in_child, in_child_with, open_fds, secs, time_limit,
+    DropGuard, Drops, OnDrop, Payload, Random, catch, in_child, in_child_with, open_fds, secs, time_limit,
 };
 
 // ---- Helpers ------------------------------------------------------------------------------------------------------------
@@ -64,18 +64,7 @@ fn refuse_panics() {
     }));
 }
 
-/// Numbers that look random: splitmix64.
-struct Random(Cell<u64>);
-
 impl Random {
-    fn below(&self, limit: u64) -> u64 {
-        self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let mut z = self.0.get();
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-
     /// Takes a random one out.
     fn take<T>(&self, list: &RefCell<Vec<T>>) -> Option<T> {
         let mut list = list.borrow_mut();
@@ -167,7 +156,7 @@ impl World {
 
     fn with(seed: u64, unit: Duration, sockets: Option<Sockets>) -> Rc<World> {
         Rc::new(World {
-            random: Random(Cell::new(seed)),
+            random: Random::new(seed),
             unit,
             start: testing::now(),
             drops: Drops::new(),
@@ -839,7 +828,7 @@ fn greenlets_that_another_thread_wakes_and_kills_at_random_all_end() {
     let (give, take) = mpsc::channel::<()>();
     let other = thread::spawn(move || {
         take.recv().unwrap();
-        let random = Random(Cell::new(7));
+        let random = Random::new(7);
         while !handles.iter().all(Handle::is_ready) {
             for handle in &handles {
                 match random.below(10) {

@@ -49,6 +49,16 @@ fn to_main() {
 }
 
 /// Panics without a line on stderr.
+/// One that is suspended with this in its frame.
+fn suspended_with<T: 'static>(kept: T) -> Coroutine<()> {
+    let g = Coroutine::new(move |()| {
+        let _kept = kept;
+        to_main();
+    });
+    g.switch(()).unwrap();
+    g
+}
+
 fn panic_with(text: &'static str) -> ! {
     resume_unwind(Box::new(text))
 }
@@ -208,8 +218,7 @@ fn a_million_switches_keep_their_order() {
 #[test]
 fn the_function_is_consumed_when_it_starts() {
     let drops = Drops::new();
-    let counts = drops.clone();
-    let captured = counts.guard();
+    let captured = drops.guard();
     let g = Coroutine::new(move |()| {
         drop(captured);
         to_main();
@@ -366,8 +375,7 @@ fn an_unstarted_parent_is_started_with_the_result() {
 #[test]
 fn a_panic_of_a_child_ends_an_unstarted_parent_and_goes_up() {
     let drops = Drops::new();
-    let counts = drops.clone();
-    let captured = counts.guard();
+    let captured = drops.guard();
     let parent = Coroutine::new(move |()| {
         let _captured = captured;
         unreachable!("it is thrown into before it runs");
@@ -466,12 +474,7 @@ fn a_throw_arrives_in_the_pending_switch_and_may_be_caught() {
 #[test]
 fn a_throw_that_is_not_caught_comes_back_to_the_parent() {
     let drops = Drops::new();
-    let counts = drops.clone();
-    let g = Coroutine::new(move |()| {
-        let _in_frame = counts.guard();
-        to_main();
-    });
-    g.switch(()).unwrap();
+    let g = suspended_with(drops.guard());
     let payload = catch(|| g.throw(Box::new(17))).unwrap_err();
     assert_eq!(payload.downcast_ref(), Some(&17));
     assert!(g.is_dead());
@@ -722,8 +725,7 @@ fn dropping_the_last_handle_unwinds_right_there_and_comes_back() {
 #[test]
 fn dropping_an_unstarted_one_drops_what_it_captured() {
     let drops = Drops::new();
-    let counts = drops.clone();
-    let captured = counts.guard();
+    let captured = drops.guard();
     drop(Coroutine::new(move |()| drop(captured)));
     assert_eq!(drops.count(), 1);
 }
@@ -761,17 +763,9 @@ fn a_result_after_a_caught_exit_does_not_reach_the_dropper() {
 fn drops_nest() {
     // Each holds the next one on its stack.
     let drops = Drops::new();
-    let counts = drops.clone();
     let mut outermost = None;
     for _ in 0..100 {
-        let (inner, counts) = (outermost.take(), counts.clone());
-        let g = Coroutine::new(move |()| {
-            let _count = counts.guard();
-            let _inner = inner;
-            to_main();
-        });
-        g.switch(()).unwrap();
-        outermost = Some(g);
+        outermost = Some(suspended_with((outermost.take(), drops.guard())));
     }
     drop(outermost);
     assert_eq!(drops.count(), 100);
@@ -969,12 +963,7 @@ fn a_coroutine_is_dropped_from_within_itself_only_when_it_leaves() {
 #[test]
 fn dropping_while_the_dropper_unwinds_works() {
     let drops = Drops::new();
-    let counts = drops.clone();
-    let g = Coroutine::new(move |()| {
-        let _frame = counts.guard();
-        to_main();
-    });
-    g.switch(()).unwrap();
+    let g = suspended_with(drops.guard());
     let payload = catch(move || {
         let _g = g;
         panic_with("the dropper's own");
@@ -1250,15 +1239,11 @@ fn a_last_handle_dropped_on_another_thread_has_it_unwound_by_its_own() {
     let g = {
         let log = log.clone();
         let owner = std::thread::current().id();
-        Coroutine::new(move |()| {
-            let _frame = OnDrop(move || {
-                assert_eq!(std::thread::current().id(), owner);
-                log.add("unwound");
-            });
-            to_main();
-        })
+        suspended_with(OnDrop(move || {
+            assert_eq!(std::thread::current().id(), owner);
+            log.add("unwound");
+        }))
     };
-    g.switch(()).unwrap();
     std::thread::spawn(move || drop(g)).join().unwrap();
     assert_eq!(log.all(), [] as [&str; 0]);
     yield_until(|| !log.all().is_empty());
@@ -1332,13 +1317,7 @@ fn handles_that_go_while_their_thread_ends_do_no_harm() {
         let (give, take) = mpsc::channel();
         let owner = std::thread::spawn(move || {
             for _ in 0..20 {
-                let counts = counts.clone();
-                let g = Coroutine::new(move |()| {
-                    let _frame = counts.guard();
-                    to_main();
-                });
-                g.switch(()).unwrap();
-                give.send(g).unwrap();
+                give.send(suspended_with(counts.guard())).unwrap();
             }
         });
         for g in take {
@@ -1381,11 +1360,7 @@ fn a_thread_that_ends_unwinds_what_is_suspended() {
         let outlives = Coroutine::<()>::main();
         for name in ["one", "two"] {
             let tell = tell.clone();
-            let g = Coroutine::new(move |()| {
-                let _frame = OnDrop(move || tell.send(name).unwrap());
-                to_main();
-            });
-            g.switch(()).unwrap();
+            let g = suspended_with(OnDrop(move || tell.send(name).unwrap()));
             KEPT.with_borrow_mut(|kept| kept.push(g));
         }
         drop(outlives);
@@ -1412,11 +1387,7 @@ fn handles_in_a_thread_local_that_outlives_the_hub_are_harmless() {
         thread_local!(static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) });
         // Registered before the hub: destroyed after it.
         KEPT.with_borrow_mut(|kept| *kept = Some(Kept(RefCell::default(), tell.clone())));
-        let g = Coroutine::new(move |()| {
-            let _frame = OnDrop(|| tell.send("unwound").unwrap());
-            to_main();
-        });
-        g.switch(()).unwrap();
+        let g = suspended_with(OnDrop(move || tell.send("unwound").unwrap()));
         let pending = Coroutine::new(|()| ());
         KEPT.with_borrow(|kept| kept.as_ref().unwrap().0.borrow_mut().extend([g, pending]));
     })

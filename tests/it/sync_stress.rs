@@ -17,28 +17,13 @@ use switchgrass::sync::{
 };
 use switchgrass::{Greenlet, GreenletExit, Handle, scope, sleep, spawn, testing, timeout, yield_now};
 
-use crate::util::time_limit;
+use crate::util::{Random, time_limit};
 
 const THREADS: u64 = 4;
 const PERMITS: usize = 3;
 const PARTIES: usize = 3;
 
-/// Numbers that look random: splitmix64.
-struct Random(Cell<u64>);
-
 impl Random {
-    fn new(seed: u64) -> Self {
-        Random(Cell::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d)))
-    }
-
-    fn below(&self, limit: u64) -> u64 {
-        self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let mut z = self.0.get();
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-
     /// Now and then, lets others run: here, and on other threads.
     fn pause(&self) {
         match self.below(8) {

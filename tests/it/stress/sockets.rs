@@ -568,7 +568,7 @@ impl World {
 
 /// Runs errands until there are no more.
 fn courier(errands: &mpsc::Receiver<Errand>, seed: u64) {
-    let random = Random(Cell::new(seed));
+    let random = Random::new(seed);
     let time = || Duration::from_micros(random.below(2000));
     for errand in errands {
         match errand {

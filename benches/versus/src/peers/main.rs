@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::process::exit;
 use std::time::{Duration, Instant};
 
+mod blocking;
 mod http;
 mod may;
 mod mio;

@@ -1,6 +1,6 @@
 //! may: stackful coroutines on worker threads, with may's own channels and sockets.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use may::go;
 use may::net::{TcpListener, TcpStream};
 use may::sync::{Semphore, mpsc};
 
-use crate::http::Http;
+use crate::blocking::{echo, http};
 use crate::{Keys, Outcome, Sleeping};
 
 pub(crate) fn run(work: &str, keys: &Keys) -> Outcome {
@@ -165,37 +165,10 @@ fn serve(keys: &Keys, handle: fn(TcpStream) -> io::Result<()>) -> Outcome {
     let listener = TcpListener::bind(keys.addr()).map_err(|error| error.to_string())?;
     for stream in listener.incoming() {
         let stream = stream.map_err(|error| error.to_string())?;
-        go!(move || handle(stream));
+        go!(move || {
+            stream.set_nodelay(true)?;
+            handle(stream)
+        });
     }
     Err("the listener has ended".to_owned())
-}
-
-fn echo(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut buffer = [0; 4096];
-    loop {
-        let len = stream.read(&mut buffer)?;
-        if len == 0 {
-            return Ok(());
-        }
-        stream.write_all(&buffer[..len])?;
-    }
-}
-
-/// The buffers are on the heap: a coroutine's stack has 32 KiB.
-fn http(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut http = Box::new(Http::new());
-    loop {
-        let len = stream.read(http.room())?;
-        if len == 0 {
-            return Ok(());
-        }
-        let open = http.answer(len);
-        stream.write_all(&http.output)?;
-        http.output.clear();
-        if !open {
-            return Ok(());
-        }
-    }
 }

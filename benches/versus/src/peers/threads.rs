@@ -3,7 +3,7 @@
 // No greenlets here: these block threads, as they should.
 #![allow(clippy::disallowed_methods)]
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crate::http::Http;
+use crate::blocking::{echo, http};
 use crate::{Keys, Outcome, Sleeping};
 
 /// Linux by default allows 65,530 memory maps in a process, and a thread takes two; a machine's other limits are often lower still.
@@ -139,36 +139,10 @@ fn serve(keys: &Keys, handle: fn(TcpStream) -> io::Result<()>) -> Outcome {
     let listener = TcpListener::bind(keys.addr()).map_err(|error| error.to_string())?;
     for stream in listener.incoming() {
         let stream = stream.map_err(|error| error.to_string())?;
-        spawn(move || handle(stream))?;
+        spawn(move || {
+            stream.set_nodelay(true)?;
+            handle(stream)
+        })?;
     }
     Err("the listener has ended".to_owned())
-}
-
-fn echo(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut buffer = [0; 4096];
-    loop {
-        let len = stream.read(&mut buffer)?;
-        if len == 0 {
-            return Ok(());
-        }
-        stream.write_all(&buffer[..len])?;
-    }
-}
-
-fn http(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut http = Http::new();
-    loop {
-        let len = stream.read(http.room())?;
-        if len == 0 {
-            return Ok(());
-        }
-        let open = http.answer(len);
-        stream.write_all(&http.output)?;
-        http.output.clear();
-        if !open {
-            return Ok(());
-        }
-    }
 }

@@ -1,0 +1,104 @@
+//! Tasks that have no hub yet: they wait, unstarted, where several hubs look for work.
+//!
+//! Nobody touches the `Local` of such a task, and so it may go to another thread, if what it is made of may. The hub that takes it writes its home,
+//! and then its number into `Shared::incarnation`: from then on it is a task of that hub, for good.
+//!
+//! Until then that number is [`AFLOAT`], and messages for it (a kill) are kept here:
+//!
+//! ```text
+//!   AFLOAT ──────── land ────────▶ the hub's number
+//!     │                                   ▲
+//!   leave                                 │
+//!     ▼                                   │
+//!   MAILED ── land, under the lock ───────┘
+//! ```
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ptr;
+use std::sync::atomic::Ordering;
+
+use super::{Body, Home, Message, Origin, TaskRef};
+use crate::sys::lock::{Lock, LockGuard};
+
+/// It has no hub.
+const AFLOAT: u64 = u64::MAX;
+/// It has no hub, but messages.
+const MAILED: u64 = u64::MAX - 1;
+
+/// The messages, by the address of their task, which each of them keeps alive.
+static MESSAGES: Lock<BTreeMap<usize, Vec<Message>>> = Lock::new(BTreeMap::new());
+
+pub(super) type Held = LockGuard<'static, BTreeMap<usize, Vec<Message>>>;
+
+/// For a fork, in which nobody may be in the middle of something here.
+pub(super) fn hold() -> Held {
+    MESSAGES.lock()
+}
+
+#[inline(always)]
+pub(super) fn is_afloat(incarnation: u64) -> bool {
+    incarnation >= MAILED
+}
+
+/// Leaves a message for a task that has no hub yet.
+///
+/// # Errors
+///
+/// The message, if it has one now.
+#[cold]
+pub(super) fn leave(task: &TaskRef, message: Message) -> Result<(), Message> {
+    let mut messages = MESSAGES.lock();
+    let incarnation = &task.shared().incarnation;
+    let marked = incarnation.compare_exchange(AFLOAT, MAILED, Ordering::Relaxed, Ordering::Acquire);
+    match marked {
+        Ok(_) | Err(MAILED) => {
+            messages.entry(task.0.addr().get()).or_default().push(message);
+            Ok(())
+        }
+        Err(_) => Err(message),
+    }
+}
+
+/// An unstarted task that has no hub yet, with the reference that will be its hub's.
+#[derive(Debug)]
+#[must_use = "who waits for it waits for ever"]
+pub(crate) struct Afloat(TaskRef);
+
+impl Afloat {
+    /// A new task, in memory of this thread's `home`. `handles` is as for [`TaskRef::new`].
+    #[inline]
+    pub(crate) fn new<B: Body + Send>(
+        home: &'static Home,
+        origin: Origin,
+        handles: usize,
+        body: B,
+    ) -> Afloat {
+        Afloat(TaskRef::of_incarnation(home, AFLOAT, origin, handles, body))
+    }
+
+    pub(crate) fn task(&self) -> &TaskRef {
+        &self.0
+    }
+
+    /// Makes it a task of the hub that lives in `home`, which is this thread's, and gives it with the messages that have come before.
+    #[inline]
+    pub(crate) fn land(self, home: &'static Home) -> (TaskRef, Vec<Message>) {
+        let shared = self.0.shared();
+        shared.home.store(ptr::from_ref(home).cast_mut(), Ordering::Relaxed);
+        let number = home.incarnation();
+        // Release: who sees the number sees the home.
+        let landed =
+            shared.incarnation.compare_exchange(AFLOAT, number, Ordering::Release, Ordering::Relaxed);
+        let messages = if landed.is_ok() { Vec::new() } else { take_messages(&self.0, number) };
+        (self.0, messages)
+    }
+}
+
+#[cold]
+fn take_messages(task: &TaskRef, number: u64) -> Vec<Message> {
+    let mut messages = MESSAGES.lock();
+    task.shared().incarnation.store(number, Ordering::Release);
+    messages.remove(&task.0.addr().get()).unwrap_or_default()
+}
