@@ -45,7 +45,7 @@ fn loads() -> impl Iterator<Item = Load> {
         service: [300, 10_000, 100_000][i / 18 % 3],
         part: [0.05, 0.95][i / 54 % 2],
         seed: 1 + i as u64 / 108,
-        tasks: 1500,
+        tasks: 600,
         ..LOAD
     })
 }

@@ -1,14 +1,11 @@
-//! Hubs that share work, in virtual nanoseconds: each is a state that takes a step at a time.
+//! Hubs that share work as `src/hub/team.rs` has it, in virtual nanoseconds: each is a state that takes a step at a time.
 //!
 //! ```text
-//!            work of its own
-//!        ┌──────────────────┐
-//!        ▼                  │ none
-//!     GoesOn ───▶ Sees (does any queue have work?) ──no──▶ LooksAgain ──no──▶ Asleep
-//!        ▲             │ yes: begin_search           fall_asleep │ yes             │
-//!        │             ▼                                         ▼        wake_up ▼
-//!        └────────── Ends ◀──────────────────────────────── Searches ◀─── if it was chosen
-//!             end_search; if it was the last: looks at the queues, chooses
+//!     GoesOn: its own work ──▶ Sees: has any queue work? ──no──▶ LooksAgain ──no──▶ Asleep
+//!        ▲                       │ yes: begin_search       fall_asleep │ yes           │
+//!        │                       ▼                                     ▼ wake_up       ▼
+//!      Ends ◀───────────────── Searches ◀──────── if it was chosen ────┴───────────────┘
+//!        end_search; if it was the last: looks at the queues, chooses
 //! ```
 //!
 //! Each look at a queue is a step of its own, so hubs come between each other's looks as they would on as many cores. A step costs its hub time; what
@@ -119,7 +116,7 @@ enum Doing {
     Asleep,
 }
 
-/// Looks at queues, one after the other: from a random one on.
+/// Looks at queues, one after the other: the injector, then those of the hubs from `first` on.
 #[derive(Clone, Copy, Debug)]
 struct Round {
     looked_at: usize,
@@ -136,6 +133,8 @@ struct Hub {
     has_mail: bool,
     /// While it sleeps: it is on its way. While it searches: that is what it was woken for.
     was_woken: bool,
+    /// Its search was in vain, so it sleeps without looking before.
+    found_nothing: bool,
     /// Counts the steps that were put off, so that a sleeper is not woken twice.
     turn: u64,
     /// Which change of each queue it has seen.
@@ -190,6 +189,7 @@ pub(crate) fn simulate(costs: Costs, load: Load, protocol: &dyn Protocol) -> Out
         orders: VecDeque::new(),
         has_mail: false,
         was_woken: false,
+        found_nothing: false,
         turn: 0,
         seen: vec![0; load.hubs + 1],
     };
@@ -366,7 +366,7 @@ impl World<'_> {
             Doing::Sees(round) => match self.look(who, round) {
                 Look::Work(_) => {
                     self.protocol.begin_search();
-                    let first = self.round();
+                    let first = self.anywhere();
                     self.then(who, 0, Doing::Searches(first));
                 }
                 Look::On(round, cost) => self.then(who, cost, Doing::Sees(round)),
@@ -382,14 +382,12 @@ impl World<'_> {
                     self.outcome.searches_failed += 1;
                     if self.hubs[who].was_woken {
                         self.outcome.wakes_in_vain += 1;
+                    } else {
+                        self.hubs[who].found_nothing = true;
                     }
                     self.ends(who, 0, None);
                 }
             },
-            // Its own are work as well: they wait for the one that it has taken.
-            Doing::Ends { found, .. } if !self.hubs[who].queue.is_empty() => {
-                self.then(who, 0, Doing::Finds { found })
-            }
             Doing::Ends { round, found } => match self.look(who, round) {
                 Look::Work(_) => self.then(who, 0, Doing::Finds { found }),
                 Look::On(round, cost) => self.then(who, cost, Doing::Ends { round, found }),
@@ -406,14 +404,8 @@ impl World<'_> {
             }
             Doing::LooksAgain(round) => match self.look(who, round) {
                 Look::Work(_) => {
-                    // Whether it was chosen meanwhile or not, it searches.
-                    if self.protocol.wake_up(who) {
-                        self.mail_is_read(who);
-                    } else {
-                        self.protocol.begin_search();
-                    }
-                    let first = self.round();
-                    self.then(who, 0, Doing::Searches(first));
+                    self.looking -= 1;
+                    self.wakes_up(who);
                 }
                 Look::On(round, cost) => self.then(who, cost, Doing::LooksAgain(round)),
                 Look::Nothing => {
@@ -452,7 +444,7 @@ impl World<'_> {
         if self.protocol.wake_up(who) {
             self.looking += 1;
             self.mail_is_read(who);
-            let first = self.round();
+            let first = self.anywhere();
             self.then(who, 0, Doing::Searches(first));
         } else {
             self.then(who, 0, Doing::GoesOn);
@@ -477,9 +469,11 @@ impl World<'_> {
             self.starts(who, 0, task);
         } else {
             self.hubs[who].was_woken = false;
+            if std::mem::take(&mut self.hubs[who].found_nothing) {
+                return self.falls_asleep(who);
+            }
             self.looking += 1;
-            let first = self.round();
-            self.then(who, 0, Doing::Sees(first));
+            self.then(who, 0, Doing::Sees(self.in_order()));
         }
     }
 
@@ -513,8 +507,7 @@ impl World<'_> {
     fn ends(&mut self, who: usize, cost: Nanos, found: Option<Task>) {
         self.hubs[who].was_woken = false;
         if self.protocol.end_search() {
-            let round = self.round();
-            self.then(who, cost, Doing::Ends { round, found });
+            self.then(who, cost, Doing::Ends { round: self.in_order(), found });
         } else {
             self.looking -= 1;
             self.outcome.overhead += cost;
@@ -544,30 +537,34 @@ impl World<'_> {
     fn falls_asleep(&mut self, who: usize) {
         self.protocol.fall_asleep(who);
         self.looking += 1;
-        let first = self.round();
-        self.then(who, 0, Doing::LooksAgain(first));
+        self.then(who, 0, Doing::LooksAgain(self.in_order()));
     }
 
-    fn round(&mut self) -> Round {
+    /// As who wants to take something.
+    fn anywhere(&mut self) -> Round {
         Round { looked_at: 0, first: self.random.below(self.load.hubs) }
     }
 
-    /// The injector is the first, then the others'.
+    /// As who wants to know whether there is something.
+    fn in_order(&self) -> Round {
+        Round { looked_at: 0, first: 0 }
+    }
+
     fn look(&mut self, who: usize, round: Round) -> Look {
         if round.looked_at > self.load.hubs {
             return Look::Nothing;
         }
         let queue = match round.looked_at {
             0 => self.load.hubs,
-            at => (round.first + at) % self.load.hubs,
+            at => (round.first + at - 1) % self.load.hubs,
         };
         let next = Round { looked_at: round.looked_at + 1, ..round };
-        if queue == who {
-            return Look::On(next, 0);
-        }
         let work = if queue == self.load.hubs { &self.injector } else { &self.hubs[queue].queue };
         if !work.is_empty() {
             return Look::Work(queue);
+        }
+        if queue == who {
+            return Look::On(next, 0);
         }
         self.outcome.looks += 1;
         let seen = std::mem::replace(&mut self.hubs[who].seen[queue], self.changes[queue]);
