@@ -64,11 +64,12 @@
 //! - **`ReentrantLock`**, `stdout().lock()` and the like belong to the OS thread: do not hold
 //!   one over a call that blocks.
 //! - **`parking_lot`** has one place per OS thread in its queues, which two greenlets of a thread would share, and tear.
-//!   So a greenlet that waits for one of its locks or conditions blocks the thread, as without us. Its locks are fine
-//!   as long as they are not held over a call that blocks: else another greenlet of the thread that wants one waits for
-//!   ever. After a second of such a wait, a message is written to standard error, once. Use std's locks, which wait for
-//!   their greenlet; or put [`no_switch`] around what holds the lock, so that nobody else of the thread comes to want
-//!   it.
+//!   So a greenlet that waits for one of its locks or conditions blocks the thread, as without us. If another greenlet
+//!   of that thread has the lock, and waits for something else meanwhile, that is for ever. Before such a lock waits it
+//!   calls `sched_yield`, which lets others run: in the middle of locking another one, or (seldom) of unlocking. After a
+//!   second of such a wait, a message is written to standard error, once. Where several greenlets of a thread use one
+//!   lock, use std's, which wait for their greenlet; or put [`no_switch`] around what holds it, so that nobody else of
+//!   the thread comes to want it.
 //!
 //! # Files
 //!

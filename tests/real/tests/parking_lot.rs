@@ -1,8 +1,8 @@
 //! `parking_lot`'s locks, of greenlets and of threads.
 //!
-//! Note: A greenlet that waits for such a lock blocks its OS thread, as without us. So they do where they are held for
-//! Note: moments only, as most are; else use std's, or `no_switch` around what holds the lock. A wait of more than a
-//! Note: second is told on standard error.
+//! Note: A greenlet that waits for such a lock blocks its OS thread, as without us. Where several greenlets of a thread
+//! Note: use one lock, and other threads too, `no_switch` belongs around what holds it, or std's lock in its place. A wait
+//! Note: of more than a second is told on standard error.
 
 #![allow(clippy::disallowed_methods, reason = "what they are about: calls that block")]
 
@@ -21,32 +21,40 @@ use switchgrass::{joinall, spawn, yield_now};
 
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Each takes the locks in another order, so that many wait at once.
-#[test]
-fn greenlets_of_three_threads_count_under_locks_that_are_held_for_a_moment() {
+/// So many greenlets of three threads each take three locks in turns, each in another order, so that many wait at once.
+fn count_under_locks(greenlets: usize, section: fn(&mut dyn FnMut())) {
     const COUNT: usize = 2000;
     let locks: Arc<[Mutex<usize>; 3]> = Arc::default();
-    let count = move |number: usize, locks: &[Mutex<usize>]| {
-        for step in 0..COUNT {
-            let mut guard = locks[(number + step) % 3].lock();
-            (0..1000).for_each(|_| std::hint::spin_loop());
-            *guard += 1;
-            drop(guard);
-            if step % 10 == 0 {
-                yield_now();
-            }
-        }
-    };
     let threads: Vec<_> = (0..3)
-        .map(|_| {
+        .map(|thread| {
             let locks = Arc::clone(&locks);
-            thread::spawn(move || {
-                real::all(10, move |number| count(number, &locks[..]));
-            })
+            let work = move |number: usize| {
+                for step in 0..COUNT {
+                    section(&mut || {
+                        let mut guard = locks[(thread + number + step) % 3].lock();
+                        (0..1000).for_each(|_| std::hint::spin_loop());
+                        *guard += 1;
+                    });
+                    if step % 10 == 0 {
+                        yield_now();
+                    }
+                }
+            };
+            thread::spawn(move || drop(real::all(greenlets, work)))
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    assert_eq!(locks.iter().map(|lock| *lock.lock()).sum::<usize>(), 3 * 10 * COUNT);
+    assert_eq!(locks.iter().map(|lock| *lock.lock()).sum::<usize>(), 3 * greenlets * COUNT);
+}
+
+#[test]
+fn one_greenlet_of_each_of_three_threads_counts_under_locks() {
+    count_under_locks(1, |section| section());
+}
+
+#[test]
+fn ten_greenlets_of_each_of_three_threads_count_under_locks_and_no_switch() {
+    count_under_locks(10, |section| no_switch(section));
 }
 
 #[test]
