@@ -84,7 +84,9 @@ fn main() {
         keys.insert(key.to_owned(), value);
     }
     let keys = Keys(keys);
-    let outcome = if keys.number("threads", 1) != 1 && !["channel", "queue", "echo", "http"].contains(&work.as_str()) {
+    let outcome = if keys.number("threads", 1) != 1
+        && !["channel", "queue", "echo", "http"].contains(&work.as_str())
+    {
         Err("this is the work of one hub: --threads 1 only".to_owned())
     } else {
         match (work.as_str(), keys.text("mode", "").as_str()) {
