@@ -34,8 +34,11 @@ for work in lock rwlock semaphore; do
 done
 good lock --n 100000 --mode std
 good event --n 100000
-good spawn_join --n 10000 --batch 1000 --reps 2
-good spawn_join --n 10000 --batch 10000 --reps 2
+for threads in 1 2; do
+    good spawn_join --n 10000 --batch 1000 --reps 2 --threads $threads
+    good spawn_join --n 10000 --batch 10000 --reps 2 --threads $threads
+    good skynet --n 1000 --threads $threads
+done
 good idle_mem --n 10000 --block park
 good idle_mem --n 10000 --block sleep
 good timers --n 1000 --max-ms 50
