@@ -39,12 +39,12 @@ Prints the value, and what the process has needed: its peak memory in KiB, and h
   timers --n 100000 --max-ms 1000               ms beyond the longest sleep
   timeouts --n 10000000                         ns per timeout that does not fire
   file_read --n 5000 --size 4096 --tasks 1      ns per fs::read of a cached file, and those of std::fs::read
-  echo --addr 127.0.0.1:7000                    server: switchgrass
+  echo --addr 127.0.0.1:7000 --threads 1|2      server: switchgrass
   echo-std --addr 127.0.0.1:7000                server: unmodified std::net, patched (feature monkey)
   pass_through --mode off|thread                what an interposed call costs that is passed on (feature monkey)
   std_mutex --mode contended|uncontended        std's Mutex between two greenlets, patched (feature monkey)
   echo-mio --addr 127.0.0.1:7000                server: written by hand on mio, the baseline
-  http --addr 127.0.0.1:7000                    server: HTTP/1.1 keep-alive
+  http --addr 127.0.0.1:7000 --threads 1|2      server: HTTP/1.1 keep-alive
   load --addr 127.0.0.1:7000 --connections 64 --seconds 5 --pid PID   closed-loop client for the echo servers
   churn --addr 127.0.0.1:7000 --n 20000 --pid PID                     connect, one request, close; for the same";
 

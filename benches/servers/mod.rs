@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use mio::{Events, Interest, Poll, Token};
+use switchgrass::hubs::Hubs;
 use switchgrass::net::{TcpListener, TcpStream};
-use switchgrass::spawn;
+use switchgrass::{joinall_raise, spawn};
 
 use super::{Keys, Outcome, check};
 
@@ -22,22 +23,39 @@ pub(crate) fn text(error: io::Error) -> String {
 
 /// A greenlet per connection, plain blocking code.
 pub(crate) fn echo(keys: &Keys) -> Outcome {
-    let listener = TcpListener::bind(address(keys)?).map_err(text)?;
-    for stream in listener.incoming() {
-        let mut stream = stream.map_err(text)?;
-        spawn(move || {
-            stream.set_nodelay(true)?;
-            let mut buffer = [0; 4096];
-            loop {
-                let len = stream.read(&mut buffer)?;
-                if len == 0 {
-                    return io::Result::Ok(());
-                }
-                stream.write_all(&buffer[..len])?;
-            }
-        });
+    serve(keys, serve_echo)
+}
+
+fn serve_echo(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = [0; 4096];
+    loop {
+        let len = stream.read(&mut buffer)?;
+        if len == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..len])?;
     }
-    Err("the listener has ended".to_owned())
+}
+
+/// On this thread; with `--threads` above 1, each of so many hubs accepts from the one listener.
+fn serve(keys: &Keys, handler: fn(TcpStream) -> io::Result<()>) -> Outcome {
+    let listener = TcpListener::bind(address(keys)?).map_err(text)?;
+    let accept = move |listener: TcpListener| -> io::Result<()> {
+        loop {
+            let (stream, _) = listener.accept()?;
+            spawn(move || handler(stream));
+        }
+    };
+    let result = match keys.number("threads", 1) {
+        1 => accept(listener),
+        threads => {
+            let hubs = Hubs::new(threads as usize).map_err(text)?;
+            let on_each = hubs.broadcast(move |_| accept(listener.try_clone()?));
+            joinall_raise(on_each).into_iter().collect()
+        }
+    };
+    Err(result.map_or_else(text, |()| "the listener has ended".to_owned()))
 }
 
 /// The same by hand: one thread, a readiness loop, one read and one write per request. What the kernel alone costs.
@@ -102,12 +120,7 @@ pub(crate) fn echo_mio(keys: &Keys) -> Outcome {
 
 /// HTTP/1.1 with keep-alive; several requests in one read are answered in one write.
 pub(crate) fn http(keys: &Keys) -> Outcome {
-    let listener = TcpListener::bind(address(keys)?).map_err(text)?;
-    for stream in listener.incoming() {
-        let stream = stream.map_err(text)?;
-        spawn(move || serve_http(stream));
-    }
-    Err("the listener has ended".to_owned())
+    serve(keys, serve_http)
 }
 
 const HELLO: &[u8] =

@@ -32,6 +32,12 @@
 //!
 //! Of two fences one comes first. If it is that of who has work, the other one sees the work. If not, who has work sees the count as it is then: it chooses
 //! one that sleeps, or there is still one that searches, to which the same applies.
+//!
+//! Who searches may take more than it can start, and puts that into its own queue without rule 1. If it is not the last
+//! one that searched, the one that ends its search after it is to see what is there: it acquires by `searching -= 1` what
+//! the others released by theirs. The fences do not bring that about: its own may come before theirs.
+//!
+//! `tests/protocols` checks this with loom.
 
 #![forbid(unsafe_code)]
 
@@ -89,7 +95,7 @@ impl Idle {
     /// The caller searches no longer. `true`: nobody does now. Then it has to look at the queues again, and if there is work, to [choose](Idle::choose).
     #[must_use]
     pub(crate) fn end_search(&self) -> bool {
-        let is_last = self.counts.fetch_sub(SEARCHER, Ordering::Relaxed) < 2 * SEARCHER;
+        let is_last = self.counts.fetch_sub(SEARCHER, Ordering::AcqRel) < 2 * SEARCHER;
         fence(Ordering::SeqCst);
         is_last
     }

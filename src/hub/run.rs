@@ -72,7 +72,7 @@ impl Hub {
             self.fire_timers();
             self.end_part(Cause::Timer);
             self.read_mail();
-            self.start_some_work();
+            self.start_one();
             self.end_turn(Cause::Thread);
             waited
         });
@@ -132,6 +132,7 @@ impl Hub {
         }
         self.checks.set(left - 1);
         self.home.set_countdown(self.window.get() - 1);
+        self.start_one();
         true
     }
 
@@ -155,6 +156,9 @@ impl Hub {
         match message {
             // To read it is to be awake.
             Message::Work => {}
+            Message::Land(task) => {
+                self.land(task);
+            }
             Message::Wake(task, epoch) => on(&task, |task| task.wake(epoch)),
             Message::Interrupt(task, payload) => on(&task, |task| task.interrupt(payload)),
             Message::Unpark(task) => on(&task, Task::unpark),

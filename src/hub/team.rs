@@ -3,8 +3,9 @@
 //! Each hub of a team has a queue of unstarted tasks, out of which the others may steal; what comes from outside of the team is injected into one that
 //! belongs to all. A task that a hub has taken is its own for good (see `task::afloat`).
 //!
-//! A hub takes one when nothing else of its own is ready, and a few in each turn, so that tasks which yield all the time keep none from starting. What it
-//! has not taken others can have: so a task that computes for long holds up nobody but those that have started on its hub.
+//! A hub takes one when nothing else of its own is ready, and each time it looks at the clock, so that tasks which yield all the
+//! time keep none from starting. It runs at once. What a hub has not taken others can have: so a task that computes for long holds up nobody
+//! but those that have started on its hub.
 //!
 //! Who is woken when there is work: `idle.rs`.
 
@@ -20,9 +21,6 @@ use super::Hub;
 use super::idle::Idle;
 use crate::sys::fork;
 use crate::task::{Afloat, GreenletExit, Home, Message, Task};
-
-/// So many start in each turn of a hub whose own tasks never let it run out of work.
-const STARTED_PER_TURN: usize = 64;
 
 /// What several hubs share.
 #[derive(Debug)]
@@ -83,6 +81,22 @@ impl Team {
         }
         self.injector.push(task);
         self.tell_somebody();
+        Ok(())
+    }
+
+    /// Gives a task to one member, which alone will run it.
+    ///
+    /// Whoever calls this keeps the members from ending meanwhile: so it is read before the message that ends them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Team::inject`].
+    pub(crate) fn send_to(&self, index: usize, task: Afloat) -> Result<(), Afloat> {
+        if self.process != fork::generation() {
+            return Err(task);
+        }
+        let &(home, hub) = self.members[index].hub.wait();
+        home.post(hub, Message::Land(task));
         Ok(())
     }
 
@@ -179,11 +193,11 @@ impl Hub {
         Ok(())
     }
 
-    /// Makes it a task of this hub, and queues it.
+    /// Makes it a task of this hub, which runs next: so nobody who is ready before it can hold it up, now that no other hub can take it.
     pub(crate) fn land(&self, task: Afloat) -> &Task {
         let (task, messages) = task.land(self.home);
         let landed = self.alive(self.adopt(task));
-        landed.make_ready();
+        self.run_next(landed);
         for message in messages {
             self.read(message);
         }
@@ -216,12 +230,10 @@ impl Hub {
         found
     }
 
-    /// To be called in each turn: starts some of what waits, behind those that are ready.
-    pub(super) fn start_some_work(&self) {
+    /// To be called now and then, while others are ready all the time: starts the first of what waits.
+    pub(super) fn start_one(&self) {
         let Some(member) = self.member() else { return };
-        let injected = || until_decided(|| member.team.injector.steal());
-        for _ in 0..STARTED_PER_TURN {
-            let Some(task) = member.queue.pop().or_else(injected) else { break };
+        if let Some(task) = member.queue.pop().or_else(|| until_decided(|| member.team.injector.steal())) {
             self.land(task);
         }
     }

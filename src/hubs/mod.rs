@@ -139,6 +139,33 @@ impl Hubs {
         Ok(greenlet)
     }
 
+    /// Runs `f` once on each of these hubs, with a number that counts them from 0, in a greenlet that no other hub can take. Gives the greenlets in that
+    /// order.
+    ///
+    /// For what each hub is to have of its own: a server, a cache, a connection. Does not switch.
+    ///
+    /// # Panics
+    ///
+    /// As [`Hubs::spawn`].
+    #[track_caller]
+    pub fn broadcast<F, T>(&self, f: F) -> Vec<Greenlet<T>>
+    where
+        F: Fn(usize) -> T + Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let (f, spawned_at) = (Arc::new(f), Location::caller());
+        let on_hub = |index| {
+            let f = Arc::clone(&f);
+            // SAFETY: `f` and its result borrow nothing.
+            let (task, greenlet) = unsafe {
+                launch_afloat(Origin { spawned_at, ..Origin::here() }, move || f(index), ptr::null())
+            };
+            require(self.team.send_to(index, task));
+            greenlet
+        };
+        (0..self.count()).map(on_hub).collect()
+    }
+
     /// Runs `f` in a greenlet of one of these hubs, and waits for its result. `f` may borrow. May switch.
     ///
     /// # Panics
@@ -275,8 +302,13 @@ fn is_member(team: &Arc<Team>) -> bool {
 
 #[track_caller]
 fn put_in(team: &Arc<Team>, task: Afloat) {
-    let refused = if is_member(team) { hub().put_in(task) } else { team.inject(task) };
-    if refused.is_err() {
-        panic!("these hubs are the parent process's: a child has to make its own, after the fork");
-    }
+    require(if is_member(team) { hub().put_in(task) } else { team.inject(task) });
+}
+
+#[track_caller]
+fn require(taken: Result<(), Afloat>) {
+    assert!(
+        taken.is_ok(),
+        "these hubs are the parent process's: a child has to make its own, after the fork"
+    );
 }

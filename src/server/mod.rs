@@ -9,6 +9,7 @@
 
 mod prefork;
 mod source;
+mod spread;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use crate::timeout::timeout;
 
 pub use self::prefork::{Prefork, Preforked, Worker, WorkerEvent};
 pub use self::source::{DatagramSocket, Listener, Source};
+pub use self::spread::Spread;
 
 /// gevent's number: enough that a busy listener costs one turn in a hundred, few enough that the others hardly notice.
 const MAX_ACCEPT: usize = 100;
@@ -496,7 +498,7 @@ impl<S: Source> fmt::Debug for Server<S> {
 }
 
 /// What became of the connections that were live when [`Server::stop`] was called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stopped {
     /// How many ended within the grace time.
     pub finished: usize,

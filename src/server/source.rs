@@ -25,6 +25,9 @@ pub trait Source: sealed::Source {
     /// Where it is bound.
     #[doc(hidden)]
     fn address(&self) -> io::Result<Self::Address>;
+    /// Another handle on the same socket.
+    #[doc(hidden)]
+    fn duplicate(&self) -> io::Result<Self>;
     /// With `true`, `take` gives `WouldBlock` instead of waiting.
     #[doc(hidden)]
     fn set_impatient(&self, impatient: bool) -> io::Result<()>;
@@ -62,6 +65,10 @@ macro_rules! listener {
                 self.local_addr()
             }
 
+            fn duplicate(&self) -> io::Result<Self> {
+                self.try_clone()
+            }
+
             fn set_impatient(&self, impatient: bool) -> io::Result<()> {
                 self.set_nonblocking(impatient)
             }
@@ -86,6 +93,10 @@ macro_rules! datagram_socket {
 
             fn address(&self) -> io::Result<$address> {
                 self.local_addr()
+            }
+
+            fn duplicate(&self) -> io::Result<Self> {
+                self.try_clone()
             }
 
             fn set_impatient(&self, impatient: bool) -> io::Result<()> {

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard};
 
 #[cfg(feature = "monkey")]
 use super::Handlers;
-use super::afloat;
+use super::afloat::{self, Afloat};
 use super::cells::{self, Cells};
 use super::inbox::Inbox;
 use super::meter::Meter;
@@ -50,6 +50,8 @@ pub(crate) enum Message {
     Unreferenced(TaskRef),
     /// There is work for the hub's team.
     Work,
+    /// Start it, as a task of this hub.
+    Land(Afloat),
     /// A recording has begun.
     Record,
     /// A socket that was registered here was closed over there.

@@ -1,14 +1,18 @@
 //! Hubs that share unstarted greenlets.
 
+use std::cell::Cell;
 use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Write};
 use std::panic::panic_any;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use switchgrass::hubs::{self, Hubs};
+use switchgrass::net::{TcpListener, TcpStream, UdpSocket};
+use switchgrass::server::{DatagramServer, Spread, StreamServer};
 use switchgrass::sync::Event;
 use switchgrass::{Builder, GreenletExit, joinall, spawn, timeout, yield_now};
 
@@ -210,6 +214,149 @@ fn a_timeout_gives_the_greenlet_back() {
     let (go_on, _) = hold_up(&hubs);
     let greenlet = hubs.spawn(|| 1).join_timeout(Duration::from_millis(1)).unwrap_err();
     assert!(timeout(Duration::from_millis(1), || greenlet.join()).is_err());
+    drop(go_on);
+}
+
+#[test]
+fn a_broadcast_runs_once_on_each_hub() {
+    let hubs = Hubs::new(3).unwrap();
+    let greenlets = hubs.broadcast(|index| (index, here()));
+    let results: Vec<_> = greenlets.into_iter().map(|greenlet| greenlet.join().unwrap()).collect();
+    assert!(results.iter().map(|(index, _)| *index).eq(0..3));
+    assert_eq!(results.into_iter().map(|(_, thread)| thread).collect::<HashSet<_>>().len(), 3);
+}
+
+// ---- Servers --------------------------------------------------------------------------------------------------------
+
+/// Tells each client on which thread it is served, and then what it says, in capitals.
+fn shouting(hubs: &Hubs) -> Spread<TcpListener> {
+    StreamServer::spread(hubs, TcpListener::bind("127.0.0.1:0").unwrap(), |listener| {
+        // Of one hub: neither Send nor Sync.
+        let served = Rc::new(Cell::new(0));
+        StreamServer::new(listener, move |mut stream, _| {
+            served.set(served.get() + 1);
+            writeln!(stream, "{:?}", here()).unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            while let Some(Ok(line)) = lines.next() {
+                writeln!(stream, "{}", line.to_ascii_uppercase()).unwrap();
+            }
+        })
+    })
+    .unwrap()
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    /// And the thread that serves it.
+    fn connect(server: &Spread<TcpListener>) -> (Client, String) {
+        let mut client = Client(BufReader::new(TcpStream::connect(server.local_addr()).unwrap()));
+        let thread = client.line();
+        (client, thread)
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        writeln!(self.0.get_mut(), "{line}").unwrap();
+        self.line()
+    }
+}
+
+#[test]
+fn a_hub_that_is_kept_busy_leaves_accepting_to_the_others() {
+    let hubs = Hubs::new(2).unwrap();
+    let server = shouting(&hubs);
+    let (go_on, stuck) = hold_up(&hubs);
+    let clients: Vec<_> = (0..50).map(|_| Client::connect(&server)).collect();
+    let free = clients[0].1.clone();
+    assert_ne!(free, format!("{stuck:?}"));
+    assert!(clients.iter().all(|(_, thread)| *thread == free));
+    drop(go_on);
+    // Now the other one is held up.
+    let (go_on, told) = mpsc::channel::<()>();
+    let (tell, held) = mpsc::channel();
+    let (told, other) = (Mutex::new(told), free.clone());
+    hubs.broadcast(move |_| {
+        if format!("{:?}", here()) == other {
+            tell.send(()).unwrap();
+            let _ = told.lock().unwrap().recv();
+        }
+    });
+    held.recv().unwrap();
+    let more: Vec<_> = (0..50).map(|_| Client::connect(&server)).collect();
+    assert!(more.iter().all(|(_, thread)| *thread == format!("{stuck:?}")));
+    drop(go_on);
+    // All are served still, each where it was accepted.
+    for (mut client, _) in clients.into_iter().chain(more) {
+        assert_eq!(client.ask("here"), "HERE");
+    }
+}
+
+#[test]
+fn stopping_a_spread_server_ends_it_on_all_hubs() {
+    let hubs = Hubs::new(2).unwrap();
+    let server = shouting(&hubs);
+    let clients: Vec<_> = (0..10).map(|_| Client::connect(&server)).collect();
+    let stopped = server.stop(Duration::ZERO);
+    assert_eq!(stopped.finished + stopped.killed, 10);
+    assert!(TcpStream::connect(server.local_addr()).is_err());
+    for (mut client, _) in clients {
+        assert_eq!(client.line(), "");
+    }
+    server.wait().unwrap();
+}
+
+#[test]
+fn dropping_a_spread_server_closes_the_listener_and_leaves_connections() {
+    let hubs = Hubs::new(2).unwrap();
+    let server = shouting(&hubs);
+    let (mut client, _) = Client::connect(&server);
+    let address = server.local_addr();
+    drop(server);
+    while TcpStream::connect(address).is_ok() {
+        yield_now();
+    }
+    assert_eq!(client.ask("still here"), "STILL HERE");
+}
+
+#[test]
+fn a_spread_server_that_cannot_be_made_says_why() {
+    let hubs = Hubs::new(2).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let error =
+        StreamServer::spread(&hubs, listener, |_| Err(std::io::Error::other("not today"))).unwrap_err();
+    assert_eq!(error.to_string(), "not today");
+    while TcpStream::connect(address).is_ok() {
+        yield_now();
+    }
+}
+
+#[test]
+fn datagrams_are_received_by_a_hub_that_is_free() {
+    let hubs = Hubs::new(2).unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let server = DatagramServer::spread(&hubs, socket, |socket| {
+        DatagramServer::new(socket, |data, peer, socket| {
+            socket.send_to(format!("{:?} {data:?}", here()).as_bytes(), peer).unwrap();
+        })
+    })
+    .unwrap();
+    let (go_on, stuck) = hold_up(&hubs);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for n in 0..20_u8 {
+        client.send_to(&[n], server.local_addr()).unwrap();
+        let mut answer = [0; 64];
+        let (len, _) = client.recv_from(&mut answer).unwrap();
+        let answer = String::from_utf8(answer[..len].to_vec()).unwrap();
+        assert!(answer.ends_with(&format!(" [{n}]")), "{answer}");
+        assert!(!answer.starts_with(&format!("{stuck:?}")), "{answer}");
+    }
     drop(go_on);
 }
 

@@ -3,6 +3,7 @@
 mod block_on;
 mod channel;
 mod ended;
+mod idle;
 mod inbox;
 mod result;
 mod sync;
@@ -45,6 +46,11 @@ struct Count(Arc<AtomicUsize>);
 impl Count {
     fn more(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `false`: it is none already.
+    fn one_less(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok()
     }
 
     fn get(&self) -> usize {

@@ -1,5 +1,8 @@
 //! A scheduler for tasks that have a thread each.
 
+#[path = "../../../src/hub/idle.rs"]
+pub(crate) mod idle;
+
 use std::time::Duration;
 
 use crate::coro::unwind;

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Loom takes a sequentially consistent access for an acquiring and releasing one. So what passes here does not depend on
-//! sequential consistency.
+//! the sequential consistency of accesses. That of fences it knows.
 //!
 //! That a check can fail is checked, too: see `mistakes`.
 

@@ -8,14 +8,16 @@ use std::process::Command;
 pub(crate) enum Kind {
     /// As if it said `Ordering::Relaxed`.
     Relaxed,
-    /// As if the store, or the storing half, were not there.
+    /// As if the store, or the storing half, or the fence were not there; as if what is loaded had never been changed.
     Left,
+    /// As if what the thread has loaded last were loaded.
+    Again,
     /// As if it were two steps, a load and a store.
     Torn,
     /// As if it stood after the access that follows it.
     Late,
 }
-use Kind::{Late, Left, Relaxed, Torn};
+use Kind::{Again, Late, Left, Relaxed, Torn};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mistake {
@@ -24,6 +26,7 @@ pub(crate) struct Mistake {
     /// What that says.
     says: &'static str,
     pub(crate) file: &'static str,
+    /// Lines that follow each other, of which the last one makes the access.
     text: &'static str,
     pub(crate) kind: Kind,
 }
@@ -291,6 +294,132 @@ pub(crate) const MISTAKES: &[Mistake] = &[
         "while !signal.woken.swap(false, Ordering::AcqRel) {",
         Torn,
     ),
+    mistake(
+        "idle::no_work_is_slept_over",
+        LOST,
+        "src/hub/idle.rs",
+        "pub(crate) fn choose(&self) -> Option<usize> {\nfence(Ordering::SeqCst);",
+        Left,
+    ),
+    mistake(
+        "idle::no_work_is_slept_over",
+        LOST,
+        "src/hub/idle.rs",
+        "if wants_a_searcher(self.counts.load(Ordering::Relaxed)) { self.choose_one() } else { None }",
+        Left,
+    ),
+    mistake(
+        "idle::while_one_searches_no_other_is_woken",
+        WRONG,
+        "src/hub/idle.rs",
+        "if !wants_a_searcher(self.counts.load(Ordering::Relaxed)) {",
+        Again,
+    ),
+    mistake(
+        "idle::no_work_is_slept_over",
+        WRONG,
+        "src/hub/idle.rs",
+        "self.counts.fetch_add(SEARCHER - SLEEPER, Ordering::Relaxed);",
+        Left,
+    ),
+    mistake(
+        "idle::no_work_is_slept_over",
+        WRONG,
+        "src/hub/idle.rs",
+        "self.counts.fetch_add(SEARCHER, Ordering::Relaxed);",
+        Left,
+    ),
+    mistake(
+        "idle::who_finds_more_than_it_can_start_sees_to_the_rest",
+        LOST,
+        "src/hub/idle.rs",
+        "let is_last = self.counts.fetch_sub(SEARCHER, Ordering::AcqRel) < 2 * SEARCHER;",
+        Relaxed,
+    ),
+    mistake(
+        "idle::who_finds_more_than_it_can_start_sees_to_the_rest",
+        WRONG,
+        "src/hub/idle.rs",
+        "let is_last = self.counts.fetch_sub(SEARCHER, Ordering::AcqRel) < 2 * SEARCHER;",
+        Left,
+    ),
+    mistake(
+        "idle::who_finds_more_than_it_can_start_sees_to_the_rest",
+        LOST,
+        "src/hub/idle.rs",
+        "let is_last = self.counts.fetch_sub(SEARCHER, Ordering::AcqRel) < 2 * SEARCHER;\nfence(Ordering::SeqCst);",
+        Left,
+    ),
+    mistake(
+        "idle::no_work_is_slept_over",
+        WRONG,
+        "src/hub/idle.rs",
+        "self.counts.fetch_add(SLEEPER, Ordering::Relaxed);",
+        Left,
+    ),
+    mistake(
+        "idle::no_work_is_slept_over",
+        LOST,
+        "src/hub/idle.rs",
+        "drop(asleep);\nfence(Ordering::SeqCst);",
+        Left,
+    ),
+    mistake(
+        "idle::no_work_is_slept_over",
+        WRONG,
+        "src/hub/idle.rs",
+        "self.counts.fetch_sub(SLEEPER, Ordering::Relaxed);",
+        Left,
+    ),
+    mistake(
+        "idle::who_finds_more_than_it_can_start_sees_to_the_rest",
+        WRONG,
+        "src/hub/idle.rs",
+        "self.counts.fetch_add(SEARCHER - SLEEPER, Ordering::Relaxed);",
+        Torn,
+    ),
+    mistake(
+        "idle::who_finds_more_than_it_can_start_sees_to_the_rest",
+        WRONG,
+        "src/hub/idle.rs",
+        "self.counts.fetch_add(SEARCHER, Ordering::Relaxed);",
+        Torn,
+    ),
+    mistake(
+        "idle::who_finds_more_than_it_can_start_sees_to_the_rest",
+        LOST,
+        "src/hub/idle.rs",
+        "let is_last = self.counts.fetch_sub(SEARCHER, Ordering::AcqRel) < 2 * SEARCHER;",
+        Torn,
+    ),
+    mistake(
+        "idle::who_finds_more_than_it_can_start_sees_to_the_rest",
+        WRONG,
+        "src/hub/idle.rs",
+        "self.counts.fetch_add(SLEEPER, Ordering::Relaxed);",
+        Torn,
+    ),
+    mistake(
+        "idle::who_finds_more_than_it_can_start_sees_to_the_rest",
+        WRONG,
+        "src/hub/idle.rs",
+        "self.counts.fetch_sub(SLEEPER, Ordering::Relaxed);",
+        Torn,
+    ),
+    mistake(
+        "idle::no_work_is_slept_over",
+        LOST,
+        "tests/protocols/src/checks/idle.rs",
+        "let sleeps = !self.has_work();",
+        Left,
+    ),
+    mistake(
+        "idle::who_finds_more_than_it_can_start_sees_to_the_rest",
+        LOST,
+        "tests/protocols/src/checks/idle.rs",
+        "if is_last && self.has_work() {",
+        Left,
+    ),
 ];
 
 impl Mistake {
@@ -298,11 +427,12 @@ impl Mistake {
     pub(crate) fn line(&self) -> u32 {
         let path = format!("{}/../../{}", env!("CARGO_MANIFEST_DIR"), self.file);
         let source = std::fs::read_to_string(path).unwrap();
-        let mut lines =
-            (1..).zip(source.lines()).filter(|(_, line)| line.trim() == self.text).map(|(number, _)| number);
-        let line = lines.next().unwrap_or_else(|| panic!("{self:?}: no such line"));
-        assert_eq!(lines.next(), None, "{self:?}: not the only such line");
-        line
+        let lines: Vec<_> = source.lines().map(str::trim).collect();
+        let text: Vec<_> = self.text.lines().collect();
+        let mut found = (text.len()..).zip(lines.windows(text.len())).filter(|(_, window)| **window == text);
+        let (line, _) = found.next().unwrap_or_else(|| panic!("{self:?}: no such line"));
+        assert!(found.next().is_none(), "{self:?}: not the only such line");
+        u32::try_from(line).unwrap()
     }
 }
 

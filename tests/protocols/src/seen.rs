@@ -4,7 +4,7 @@ pub(crate) mod lock;
 pub(crate) mod sync;
 
 pub(crate) use self::sync::stock_up;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::Location;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
@@ -35,6 +35,18 @@ fn weakened(order: Ordering, wrong: Option<Kind>) -> Ordering {
 loom::thread_local! {
     /// A store that is made after the access that follows it in the text.
     static LATE: RefCell<Option<Box<dyn FnOnce()>>> = RefCell::new(None);
+    /// What this thread has loaded last.
+    static LOADED: Cell<u64> = Cell::new(0);
+}
+
+fn keep_loaded(value: u64) {
+    if mistake().is_some() {
+        LOADED.with(|loaded| loaded.set(value));
+    }
+}
+
+fn loaded() -> u64 {
+    LOADED.with(Cell::get)
 }
 
 fn store_later(store: impl FnOnce() + 'static) {

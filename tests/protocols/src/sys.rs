@@ -4,6 +4,9 @@
 pub(crate) use crate::seen::{lock, sync};
 
 #[cfg(not(feature = "loom"))]
+#[path = "../../../src/sys/hooks.rs"]
+mod hooks;
+#[cfg(not(feature = "loom"))]
 #[path = "../../../src/sys/lock.rs"]
 pub(crate) mod lock;
 #[cfg(not(feature = "loom"))]

@@ -130,6 +130,11 @@ impl Shared {
         self.refs.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether it is the task of this thread.
+    pub(crate) fn is_here(&self) -> bool {
+        current().is_some_and(|task| task.shared.id == self.id)
+    }
+
     pub(crate) fn title(&self) -> String {
         format!("task {}", self.id)
     }
@@ -213,7 +218,7 @@ impl TaskRef {
     }
 
     pub(crate) fn here(&self) -> Option<&Task> {
-        current().filter(|task| task.shared.id == self.shared().id)
+        current().filter(|_| self.shared().is_here())
     }
 
     pub(crate) unsafe fn from_counted(task: NonNull<Task>) -> TaskRef {

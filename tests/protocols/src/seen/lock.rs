@@ -87,8 +87,11 @@ impl<T> Drop for LockGuard<'_, T> {
     }
 }
 
-impl<T> fmt::Debug for Lock<T> {
+impl<T: fmt::Debug> fmt::Debug for Lock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Lock")
+        match self.try_lock() {
+            Some(guard) => write!(f, "Lock({:?})", *guard),
+            None => f.write_str("Lock"),
+        }
     }
 }

@@ -6,12 +6,14 @@ use std::panic::Location;
 
 pub(crate) use std::sync::atomic::Ordering;
 
-use super::{Kind, done, store_later, weakened, wrong};
+use super::{Kind, done, keep_loaded, loaded, store_later, weakened, wrong};
 
 std::thread_local! {
     /// Made by the first thread before there are others: else the first access of one thread, which makes it, would be an error if the next one's
     /// does not come after it.
     static STOCK: RefCell<Stock> = const { RefCell::new(Stock(Vec::new(), Vec::new())) };
+    /// Which all fences touch.
+    static FENCES: RefCell<Option<loom::sync::atomic::AtomicU64>> = const { RefCell::new(None) };
 }
 
 struct Stock(Vec<loom::sync::atomic::AtomicU64>, Vec<loom::cell::UnsafeCell<()>>);
@@ -23,6 +25,22 @@ pub(crate) fn stock_up() {
         (0..40).map(|_| loom::cell::UnsafeCell::new(())).collect(),
     );
     STOCK.set(new);
+    FENCES.set(Some(loom::sync::atomic::AtomicU64::new(0)));
+}
+
+/// Loom knows what fences do, but not that their order matters: it lets a thread pass one along with the access before
+/// it. So each of ours touches a place first, whose accesses are seen in each order. They are relaxed, and so bring
+/// nothing else into an order.
+#[track_caller]
+pub(crate) fn fence(order: Ordering) {
+    if wrong(Location::caller()) != Some(Kind::Left) {
+        FENCES.with_borrow(|fences| {
+            let fences = fences.as_ref().expect("stocked up");
+            fences.fetch_add(1, Ordering::Relaxed);
+        });
+        loom::sync::atomic::fence(order);
+    }
+    done();
 }
 
 macro_rules! atomic {
@@ -57,7 +75,13 @@ macro_rules! atomic {
 
             #[track_caller]
             pub(crate) fn load(&self, order: Ordering) -> $value {
-                let value = self.real().load(weakened(order, wrong(Location::caller())));
+                let wrong = wrong(Location::caller());
+                let value = match wrong {
+                    Some(Kind::Left) => 0,
+                    Some(Kind::Again) => loaded(),
+                    _ => self.real().load(weakened(order, wrong)),
+                };
+                keep_loaded(value);
                 done();
                 self.decode(value)
             }
@@ -140,7 +164,7 @@ macro_rules! atomic {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(stringify!($name))
+                write!(f, "{:?}", self.load(Ordering::Relaxed))
             }
         }
     };
@@ -176,6 +200,31 @@ impl AtomicU8 {
         let before = self.real().fetch_and(u64::from(bits), weakened(order, wrong(Location::caller())));
         done();
         self.decode(before)
+    }
+}
+
+/// Of numbers that begin at zero.
+impl AtomicU64 {
+    #[track_caller]
+    pub(crate) fn fetch_add(&self, more: u64, order: Ordering) -> u64 {
+        assert_eq!(self.initial, 0);
+        let wrong = wrong(Location::caller());
+        let before = match wrong {
+            Some(Kind::Left) => self.real().load(of_load(order)),
+            Some(Kind::Torn) => {
+                let before = self.real().load(of_load(order));
+                self.real().store(before.wrapping_add(more), Ordering::Release);
+                before
+            }
+            _ => self.real().fetch_add(more, weakened(order, wrong)),
+        };
+        done();
+        before
+    }
+
+    #[track_caller]
+    pub(crate) fn fetch_sub(&self, less: u64, order: Ordering) -> u64 {
+        self.fetch_add(less.wrapping_neg(), order)
     }
 }
 
