@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # How cost grows with the number of greenlets: nanoseconds (and page faults, of all that the process had) per operation, by count. Interleaved
 # rounds, medians. Usage: bash benches/growth.sh [ROUNDS] [SECONDS]      (5 rounds; echo for 2 seconds a round)
-# PROGRAM=… measures another build, RUN=… is put before each command.
+# PROGRAM=… measures another build, RUN=… is put before each command, KEEP=… is a file for what each round gives, from which
+# `benches/versus` draws the curves: cargo run --bin report -- --growth FILE FILE.svg
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-5}
@@ -29,7 +30,7 @@ yield_round() {
     some=$(${RUN:-} "$program" switch --mode yield --n "$n" --tasks "$count")
     more=$(${RUN:-} "$program" switch --mode yield --n $((3 * n)) --tasks "$count")
     awk -v some="$(field "$some" value)" -v more="$(field "$more" value)" -v faults="$(field "$more" faults)" -v before="$(field "$some" faults)" \
-        -v n="$n" -v count="$count" 'BEGIN { print "yield", count, (3 * more - some) / 2, (faults - before) / (2 * n) }' >>"$results"
+        -v n="$n" -v count="$count" 'BEGIN { print "yield", count, (3 * more - some) / 2, (faults > before ? faults - before : 0) / (2 * n) }' >>"$results"
 }
 
 # A loopback address has 28,000 ports for its clients: beyond 20,000 connections, several clients, each to an address of its own.
@@ -68,6 +69,7 @@ for round in $(seq "$rounds"); do
     done
 done
 
+[[ -z ${KEEP:-} ]] || cp "$results" "$KEEP"
 sort -k1,1 -k2,2n -k3,3g "$results" | awk -v counts="$counts" '
     function flush() {
         if (name == "") return

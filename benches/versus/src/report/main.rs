@@ -1,6 +1,8 @@
 //! The table and the pictures: `report ROUNDS.TSV DIRECTORY`.
 //!
 //! Each line of the file is a work, a peer and a value, with tabs between; lines that begin with `#` are told as they are.
+//!
+//! And how cost grows: `report --growth ROUNDS FILE.SVG`, from what `benches/growth.sh` keeps.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -111,7 +113,13 @@ struct Row {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if_eq("--growth").is_some() {
+        let (Some(rounds), Some(file)) = (args.next(), args.next()) else {
+            return Err("usage: report --growth ROUNDS FILE.SVG".into());
+        };
+        return draw_growth(&rounds, &file);
+    }
     let (Some(rounds), Some(directory)) = (args.next(), args.next()) else {
         return Err("usage: report ROUNDS.TSV DIRECTORY".into());
     };
@@ -263,5 +271,74 @@ fn draw_panel(
         panel.draw(&Text::new(short(row.median), (x + 10, y - 6), label.clone()))?;
         panel.draw(&Text::new(called(&row.peer).to_owned(), (8, y - 6), label))?;
     }
+    Ok(())
+}
+
+/// What `growth.sh` measures, and how a curve is called.
+const CURVES: &[(&str, &str, RGBColor)] = &[
+    ("spawn", "spawn and join", RGBColor(30, 130, 60)),
+    ("yield", "yield", RGBColor(40, 90, 190)),
+    ("sleep", "a random sleep, CPU", RGBColor(190, 80, 30)),
+    ("echo", "echo, CPU of the server per request", RGBColor(120, 60, 150)),
+];
+
+/// A curve per work, of the medians, on logarithmic axes. Each line of the file is a work, a count and a value, and more.
+fn draw_growth(rounds: &str, file: &str) -> Result<(), Box<dyn Error>> {
+    let text = std::fs::read_to_string(rounds).map_err(|error| format!("{rounds}: {error}"))?;
+    let mut values: BTreeMap<(&str, u64), Vec<f64>> = BTreeMap::new();
+    for line in text.lines() {
+        let mut fields = line.split_whitespace();
+        let (Some(work), Some(count), Some(value)) = (fields.next(), fields.next(), fields.next()) else {
+            return Err(format!("{rounds}: {line}").into());
+        };
+        values.entry((work, count.parse()?)).or_default().push(value.parse()?);
+    }
+    let points = |work: &str| -> Vec<(f64, f64)> {
+        let of_work = values.iter().filter(|((name, _), _)| *name == work);
+        of_work.map(|(&(_, count), values)| (count as f64, summary(work, values).median)).collect()
+    };
+    let all: Vec<_> = CURVES.iter().flat_map(|(work, ..)| points(work)).collect();
+    let counts = all.iter().map(|&(count, _)| count);
+    let (fewest, most) = (counts.clone().fold(f64::INFINITY, f64::min), counts.fold(1.0, f64::max));
+    let dearest = all.iter().map(|&(_, value)| value).fold(10.0, f64::max);
+    let root = SVGBackend::new(file, (WIDTH, 520)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption("Cost of an operation, by how many greenlets there are", ("sans-serif", 24))
+        .margin(15)
+        .x_label_area_size(45)
+        .y_label_area_size(80)
+        .build_cartesian_2d((fewest..most).log_scale(), (5.0..dearest * 2.0).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("greenlets (echo: connections), logarithmic")
+        .y_desc("ns, logarithmic")
+        .label_style(("sans-serif", 14))
+        .x_label_formatter(&|x| short(*x))
+        .y_label_formatter(&|y| short(*y))
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(RGBColor(220, 220, 220))
+        .draw()?;
+    for (work, title, colour) in CURVES {
+        let points = points(work);
+        chart
+            .draw_series([PathElement::new(points.clone(), colour.stroke_width(2))])?
+            .label(*title)
+            .legend(|(x, y)| PathElement::new(vec![(x, y), (x + 20, y)], colour.stroke_width(3)));
+        chart.draw_series(points.iter().map(|&point| Circle::new(point, 4, colour.filled())))?;
+        chart.draw_series(
+            points
+                .iter()
+                .map(|&point| Text::new(short(point.1), point, ("sans-serif", 13).into_font().color(colour))),
+        )?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE)
+        .border_style(RGBColor(220, 220, 220))
+        .label_font(("sans-serif", 15))
+        .draw()?;
+    root.present()?;
     Ok(())
 }
