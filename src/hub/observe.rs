@@ -129,7 +129,7 @@ impl Hub {
         self.resumed.set(self.resumptions());
         let window = if self.runs_are_observed() { 0 } else { runs_left.min(RESUMES_PER_CHECK) };
         self.window.set(window);
-        self.home.restart_countdown(window);
+        self.home.restart_countdown(window, self.resumed.get());
     }
 
     /// Counts a run that the countdown does not see, and that has so many times the chance of

@@ -73,6 +73,7 @@ impl Hub {
             self.end_part(Cause::Timer);
             self.read_mail();
             self.start_one();
+            self.watch_no_more();
             self.end_turn(Cause::Thread);
             waited
         });
