@@ -70,13 +70,18 @@ impl Team {
         self.members.len()
     }
 
+    /// Whether its threads are here: not in a child process.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.process == fork::generation()
+    }
+
     /// Puts in a task from outside of the team.
     ///
     /// # Errors
     ///
     /// The task: this is a child process, in which nobody would run it.
     pub(crate) fn inject(&self, task: Afloat) -> Result<(), Afloat> {
-        if self.process != fork::generation() {
+        if !self.is_of_this_process() {
             return Err(task);
         }
         self.injector.push(task);
@@ -92,7 +97,7 @@ impl Team {
     ///
     /// As [`Team::inject`].
     pub(crate) fn send_to(&self, index: usize, task: Afloat) -> Result<(), Afloat> {
-        if self.process != fork::generation() {
+        if !self.is_of_this_process() {
             return Err(task);
         }
         let &(home, hub) = self.members[index].hub.wait();
@@ -172,6 +177,15 @@ impl Hub {
         }
     }
 
+    /// In the child of a fork: the team is the parent's, and its queues are as other threads have left them.
+    pub(super) fn leave_team_behind(&self) {
+        if let Some(member) = self.member() {
+            member.has_left.set(true);
+            // It is never dropped, nor is what waits in it.
+            std::mem::forget(Arc::clone(&member.team));
+        }
+    }
+
     /// Puts in a task of this hub's team.
     ///
     /// # Errors
@@ -180,7 +194,7 @@ impl Hub {
     #[inline]
     pub(crate) fn put_in(&self, task: Afloat) -> Result<(), Afloat> {
         let Some(member) = self.member.get() else { return Err(task) };
-        if member.team.process != fork::generation() {
+        if !member.team.is_of_this_process() {
             return Err(task);
         }
         if member.has_left.get() {
