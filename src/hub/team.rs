@@ -171,6 +171,8 @@ impl Hub {
     pub(crate) fn leave_team(&self) {
         let Some(member) = self.member() else { return };
         member.has_left.set(true);
+        // Some may have been sent here.
+        self.in_loop(|| self.read_mail());
         let injected = || until_decided(|| member.team.injector.steal());
         while let Some(task) = member.queue.pop().or_else(injected) {
             self.land(task).interrupt(Box::new(GreenletExit));
@@ -211,11 +213,23 @@ impl Hub {
     pub(crate) fn land(&self, task: Afloat) -> &Task {
         let (task, messages) = task.land(self.home);
         let landed = self.alive(self.adopt(task));
-        self.run_next(landed);
-        for message in messages {
-            self.read(message);
+        if std::thread::panicking() {
+            // Somebody unwinds, and has another one unwound meanwhile: nobody may run before they have.
+            landed.make_ready();
+        } else {
+            self.run_next(landed);
+        }
+        if !messages.is_empty() {
+            self.read_landed(messages);
         }
         landed
+    }
+
+    /// Reads what has come for a task before it had a hub. What is dropped with that may be the user's, so nothing may wait meanwhile.
+    #[cold]
+    fn read_landed(&self, messages: Vec<Message>) {
+        let read = || messages.into_iter().for_each(|message| self.read(message));
+        if self.refuses_to_suspend() { read() } else { self.in_loop(read) }
     }
 
     /// A task to be started, if there is one: own, injected, or stolen. To be called when no other is ready.

@@ -261,7 +261,7 @@ impl Drop for Hubs {
         }
         let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
         // Where nothing can wait, the OS thread does.
-        if thread::panicking() { join() } else { unblock(join) }
+        if hub().may_wait_now() { unblock(join) } else { join() }
     }
 }
 
@@ -298,7 +298,10 @@ fn work(member: Member, stop: &Event) {
     hub.join_team(member);
     {
         let _outside = hub.outside_wait();
-        stop.wait();
+        // A greenlet may interrupt the thread's own context. And in the child of a fork there is nothing to wait for.
+        while hub.team().is_some() && !stop.is_set() {
+            drop(unwind::catch(|| stop.wait()));
+        }
     }
     hub.leave_team();
 }
