@@ -51,7 +51,11 @@ for round in $(seq "$rounds"); do
     micro floor-1000 floor --tasks 1000
     micro yield-1000 switch --mode yield --tasks 1000
     micro spawn-1000 spawn_join --n 1000000 --batch 1000
+    micro spawn-1000-2 spawn_join --n 1000000 --batch 1000 --threads 2
     micro spawn-100000 spawn_join --n 100000 --batch 100000
+    micro spawn-100000-2 spawn_join --n 100000 --batch 100000 --threads 2
+    micro skynet skynet
+    micro skynet-2 skynet --threads 2
     micro timeouts timeouts --n 2000000
     micro chan switch --mode chan --n 2000000
     micro channel channel --n 10000000
@@ -100,7 +104,11 @@ sort -k1,1 -k2,2g "$results" | awk '
         row("the floor with 1,000 coroutines", "floor-1000", "ns")
         row("`yield_now`, 1,000 greenlets", "yield-1000", "ns", "floor-1000")
         row("spawn and join, 1,000 at a time", "spawn-1000", "ns")
+        row("the same on two hubs", "spawn-1000-2", "ns", "spawn-1000")
         row("spawn and join, 100,000 at once", "spawn-100000", "ns")
+        row("the same on two hubs", "spawn-100000-2", "ns", "spawn-100000")
+        row("a tree of 1,111,111 greenlets, per greenlet", "skynet", "ns")
+        row("the same on two hubs", "skynet-2", "ns", "skynet")
         row("a timeout that does not fire", "timeouts", "ns")
         row("ping-pong over two channels, per message", "chan", "ns")
         row("bounded channel (128) on one hub", "channel", "messages/s")

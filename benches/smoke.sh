@@ -34,8 +34,11 @@ for work in lock rwlock semaphore; do
 done
 good lock --n 100000 --mode std
 good event --n 100000
-good spawn_join --n 10000 --batch 1000 --reps 2
-good spawn_join --n 10000 --batch 10000 --reps 2
+for threads in 1 2; do
+    good spawn_join --n 10000 --batch 1000 --reps 2 --threads $threads
+    good spawn_join --n 10000 --batch 10000 --reps 2 --threads $threads
+    good skynet --n 1000 --threads $threads
+done
 good idle_mem --n 10000 --block park
 good idle_mem --n 10000 --block sleep
 good timers --n 1000 --max-ms 50
@@ -81,3 +84,15 @@ echo "  $line"
 status=0
 work nonsense || status=$?
 [[ $status == 3 ]] || { echo "a work that does not exist gives status $status"; exit 1; }
+good_simulation() {
+    echo "simulation $*"
+    local first second
+    first=$(cargo bench --quiet --bench simulation -- "$@")
+    second=$(cargo bench --quiet --bench simulation -- "$@")
+    [[ $first == "$second" ]] || { echo "the same seed gives another table"; exit 1; }
+    [[ $(grep -c '^| [0-9.]* µs' <<<"$first") == 6 ]] || { echo "it is no table: $first"; exit 1; }
+}
+good_simulation --tasks 2000 --burst 64 --service 10000 --seed 7
+good_simulation --tasks 2000 --burst 64 --service 10000 --from outside
+measured=$(cargo bench --quiet --bench simulation -- --measure)
+[[ $measured == --spawn\ [0-9]*\ --wake\ [0-9]* ]] || { echo "it measures: $measured"; exit 1; }

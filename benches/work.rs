@@ -10,7 +10,8 @@ use std::process::exit;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use switchgrass::{Coroutine, joinall, sleep, spawn, timeout, yield_now};
+use switchgrass::hubs::{self, Hubs};
+use switchgrass::{Coroutine, Greenlet, joinall, sleep, spawn, timeout, yield_now};
 
 mod channels;
 mod locks;
@@ -21,6 +22,7 @@ mod servers;
 
 const HELP: &str = "\
 usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
+Prints the value, and what the process has needed: its peak memory in KiB, and how many page faults.
 
   floor --n 10000000                            ns per resume + suspend of corosensei itself
   switch --mode raw   --n 10000000              ns per switch of two coroutines
@@ -31,7 +33,8 @@ usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
   queue --n 10000000 --cap 128 --threads 1|2    items per second, one puts, one gets; --mode priority: a PriorityQueue
   lock|rwlock|semaphore --n 10000000 --mode uncontended|contended   ns per lock and unlock; lock --mode std: std's
   event --n 10000000                            ns per set and wait, of two greenlets in turn
-  spawn_join --n 100000 --batch 1000 --reps 5   ns per greenlet
+  spawn_join --n 100000 --batch 1000 --reps 5 --threads 1|2   ns per greenlet
+  skynet --n 1000000 --threads 1|2              ns per greenlet of a tree, ten children each and n leaves, summed through channels
   idle_mem --n 100000 --block sleep|park        bytes of RSS per parked greenlet
   timers --n 100000 --max-ms 1000               ms beyond the longest sleep
   timeouts --n 10000000                         ns per timeout that does not fire
@@ -44,6 +47,8 @@ usage: cargo bench --bench work -- WORK [--threads 1] [--key value ...]
   http --addr 127.0.0.1:7000 --threads 1|2      server: HTTP/1.1 keep-alive
   load --addr 127.0.0.1:7000 --connections 64 --seconds 5 --pid PID   closed-loop client for the echo servers
   churn --addr 127.0.0.1:7000 --n 20000 --pid PID                     connect, one request, close; for the same";
+
+const ON_SEVERAL_HUBS: [&str; 4] = ["channel", "queue", "spawn_join", "skynet"];
 
 /// `--key value` pairs. Unknown keys are ignored, as BENCH.md asks.
 pub(crate) struct Keys(HashMap<String, String>);
@@ -84,8 +89,8 @@ fn main() {
         keys.insert(key.to_owned(), value);
     }
     let keys = Keys(keys);
-    let outcome = if keys.number("threads", 1) != 1 && !["channel", "queue", "echo", "http"].contains(&work.as_str()) {
-        Err("this is the work of one hub: --threads 1 only".to_owned())
+    let outcome = if keys.number("threads", 1) != 1 && !ON_SEVERAL_HUBS.contains(&work.as_str()) {
+        Err("this work is for one hub: --threads 1 only".to_owned())
     } else {
         match (work.as_str(), keys.text("mode", "").as_str()) {
             ("floor", _) => floor(&keys),
@@ -102,6 +107,7 @@ fn main() {
             ("semaphore", _) => locks::semaphore(&keys),
             ("event", _) => locks::event(&keys),
             ("spawn_join", _) => spawn_join(&keys),
+            ("skynet", _) => channels::skynet(&keys),
             ("idle_mem", _) => idle_mem(&keys),
             ("timers", _) => timers(&keys),
             ("timeouts", _) => timeouts(&keys),
@@ -129,7 +135,10 @@ fn main() {
     };
     match outcome {
         Ok((value, unit, more)) => {
-            let more: String = more.iter().map(|(key, value)| format!(", \"{key}\": {value}")).collect();
+            let usage = usage();
+            let memory = [("peak_kib", usage.ru_maxrss as f64), ("faults", usage.ru_minflt as f64)];
+            let more: String =
+                more.iter().chain(&memory).map(|(key, value)| format!(", \"{key}\": {value}")).collect();
             println!("{{\"work\": \"{work}\", \"value\": {value}, \"unit\": \"{unit}\"{more}}}");
         }
         Err(why) => println!("{{\"work\": \"{work}\", \"value\": null, \"error\": {why:?}}}"),
@@ -244,30 +253,50 @@ fn switch_yield(keys: &Keys) -> Outcome {
     Ok((per(elapsed, each * tasks), "ns/yield", vec![]))
 }
 
+/// So many hubs as `--threads` says, for those works that share their greenlets among hubs. `None`: one, which is this thread's.
+pub(crate) fn several_hubs(keys: &Keys) -> Result<Option<Hubs>, String> {
+    match keys.number("threads", 1) {
+        1 => Ok(None),
+        threads => Hubs::new(threads as usize).map(Some).map_err(|error| error.to_string()),
+    }
+}
+
 fn spawn_join(keys: &Keys) -> Outcome {
     let (n, batch, reps) = (keys.number("n", 100_000), keys.number("batch", 1000), keys.number("reps", 5));
-    let greenlet = spawn(move || {
-        let mut times = Vec::new();
-        for _ in 0..reps {
-            let start = Instant::now();
-            let (mut sum, mut next) = (0, 0);
-            while next < n {
-                let end = n.min(next + batch);
-                let greenlets: Vec<_> = (next..end).map(|i| spawn(move || i)).collect();
-                for greenlet in greenlets {
-                    sum += greenlet.join().expect("it returns a number");
-                }
-                next = end;
-            }
-            times.push(per(start.elapsed(), n));
-            check("sum", sum, n * (n - 1) / 2)?;
+    let mut times = match several_hubs(keys)? {
+        None => {
+            let work = spawn(move || spawn_and_join(n, batch, reps, |i| spawn(move || i)));
+            work.join().expect("it does not panic")
         }
-        Ok::<_, String>(times)
-    });
-    let mut times = greenlet.join().expect("it does not panic")?;
+        Some(hubs) => hubs.run(|| spawn_and_join(n, batch, reps, |i| hubs::spawn(move || i))),
+    }?;
     let first = times[0];
     times.sort_by(f64::total_cmp);
     Ok((times[times.len() / 2], "ns/task", vec![("first", first)]))
+}
+
+fn spawn_and_join(
+    n: u64,
+    batch: u64,
+    reps: u64,
+    spawn: fn(u64) -> Greenlet<u64>,
+) -> Result<Vec<f64>, String> {
+    let mut times = Vec::new();
+    for _ in 0..reps {
+        let start = Instant::now();
+        let (mut sum, mut next) = (0, 0);
+        while next < n {
+            let end = n.min(next + batch);
+            let greenlets: Vec<_> = (next..end).map(spawn).collect();
+            for greenlet in greenlets {
+                sum += greenlet.join().expect("it returns a number");
+            }
+            next = end;
+        }
+        times.push(per(start.elapsed(), n));
+        check("sum", sum, n * (n - 1) / 2)?;
+    }
+    Ok(times)
 }
 
 fn status_kib(key: &str) -> f64 {
@@ -325,14 +354,18 @@ fn splitmix64(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Milliseconds of CPU that this process has used.
-fn cpu_ms() -> f64 {
+fn usage() -> libc::rusage {
     // SAFETY: rusage is plain data, and the call fills it.
-    let usage = unsafe {
+    unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         libc::getrusage(libc::RUSAGE_SELF, &mut usage);
         usage
-    };
+    }
+}
+
+/// Milliseconds of CPU that this process has used.
+fn cpu_ms() -> f64 {
+    let usage = usage();
     let ms = |t: libc::timeval| t.tv_sec as f64 * 1e3 + t.tv_usec as f64 / 1e3;
     ms(usage.ru_utime) + ms(usage.ru_stime)
 }
@@ -358,7 +391,8 @@ fn timers(keys: &Keys) -> Outcome {
     let beyond = start.elapsed().saturating_sub(longest).as_secs_f64() * 1000.0;
     let cpu = cpu_ms() - cpu;
     check("sleeps that were long enough", slept as u64, n)?;
-    Ok(((beyond * 1000.0).round() / 1000.0, "ms", vec![("cpu_ms", cpu.round())]))
+    let each = (cpu * 1e6 / n as f64).round();
+    Ok(((beyond * 1000.0).round() / 1000.0, "ms", vec![("cpu_ms", cpu.round()), ("cpu_ns_each", each)]))
 }
 
 fn timeouts(keys: &Keys) -> Outcome {

@@ -1,9 +1,10 @@
 //! For this crate's own tests: time without waiting, and a look at what the hub keeps. Not a public interface.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::coro::{sample, stack};
-use crate::hub::hub;
+use crate::hub::{Direction, hub};
 use crate::monitor::{Report, Watch};
 use crate::process;
 
@@ -36,6 +37,26 @@ pub fn stack_counts() -> (usize, usize) {
 /// How many tasks of this thread's hub have not ended, apart from the thread's own.
 pub fn live() -> usize {
     hub().live_count.get()
+}
+
+/// How many slots this thread's hub has for descriptors that it watches, at least so many, which are taken for this.
+/// Those that were given back are taken first.
+pub fn slots(taken: usize) -> usize {
+    let pipes: Vec<_> = (0..taken).map(|_| std::io::pipe().expect("there is a descriptor left")).collect();
+    let watched: Vec<_> = pipes
+        .iter()
+        .map(|(fd, _)| (fd, hub().register_fd(fd.as_fd(), Direction::Read).expect("a pipe can be watched")))
+        .collect();
+    let highest = watched.iter().map(|(_, slot)| slot.index as usize).max();
+    watched.iter().for_each(|(fd, slot)| hub().close_fd(*slot, fd.as_fd(), false));
+    highest.map_or(0, |index| index + 1)
+}
+
+/// What the tables of `monkey` keep: waits in the table of addresses, greenlets that are counted as waiting for objects
+/// of pthread's, mutexes that greenlets of this thread have, barriers, and registrations of descriptors.
+#[cfg(feature = "monkey")]
+pub fn kept_by_monkey() -> [usize; 5] {
+    crate::monkey::kept()
 }
 
 /// A monitor that looks when it is told to, as if a period had passed since the last time.

@@ -7,7 +7,7 @@
     reason = "that std's own functions let others run is what is tested here"
 )]
 
-use std::cell::Cell;
+use std::cell::{Cell, UnsafeCell};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::net::{TcpListener, TcpStream};
@@ -47,6 +47,7 @@ const CASES: &[(&str, fn())] = cases! {
     a_child_that_a_greenlet_has_forked_can_block;
     forks_amid_threads_that_lock_and_accept_do_not_hang;
     forks_amid_contended_locks_do_not_hang;
+    forks_amid_threads_that_make_barriers_do_not_hang;
     a_child_runs_commands_and_looks_up_names_on_threads_of_its_own;
     processes_that_share_a_futex_wake_each_other;
     commands_get_descriptors_that_block;
@@ -60,6 +61,13 @@ const CASES: &[(&str, fn())] = cases! {
     what_is_left_of_a_sleep_is_told_to_whom_a_handler_has_woken;
     a_signal_that_comes_while_the_hub_sleeps_ends_a_read;
     pause_waits_for_a_handler_while_others_run;
+    a_blocked_signal_is_waited_for_while_others_run;
+    a_hundred_wait_for_a_blocked_signal_and_each_gets_one;
+    a_wait_for_a_blocked_signal_ends_in_time;
+    a_kill_ends_a_wait_for_a_blocked_signal;
+    a_handler_of_another_signal_ends_sigwaitinfo_and_not_sigwait;
+    who_yields_alone_yields_to_the_threads_of_the_system;
+    waits_leave_nothing_behind;
     two_greenlets_of_one_thread_cannot_meet_at_a_channel_of_std;
     main_that_blocks_for_good_in_a_call_of_libcs_says_so;
 };
@@ -196,7 +204,8 @@ fn what_was_locked_and_started_before_works_on() {
     other.join().unwrap();
 }
 
-/// After the first calls, from which it is known what the descriptor is. The kernel kills who calls anything but `recv` and `send`.
+/// After the first calls, from which it is known what the descriptor is. The kernel kills who calls anything but `recv`
+/// and `send`.
 fn what_finds_data_asks_the_kernel_for_nothing_else() {
     const NUMBER: u32 = 0;
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
@@ -495,6 +504,32 @@ fn forks_amid_contended_locks_do_not_hang() {
         .collect();
     for _ in 0..300 {
         ends_well(fork(|| drop(mutexes[9].lock().unwrap())));
+    }
+    done.store(true, Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+fn forks_amid_threads_that_make_barriers_do_not_hang() {
+    patched();
+    let done: &'static AtomicBool = Box::leak(Box::default());
+    let use_one = || {
+        let mut barrier = std::mem::MaybeUninit::<libc::pthread_barrier_t>::uninit();
+        // SAFETY: initialised before it is used, for one; destroyed once.
+        unsafe {
+            assert_eq!(libc::pthread_barrier_init(barrier.as_mut_ptr(), std::ptr::null(), 1), 0);
+            let result = libc::pthread_barrier_wait(barrier.as_mut_ptr());
+            assert_eq!(result, libc::PTHREAD_BARRIER_SERIAL_THREAD);
+            assert_eq!(libc::pthread_barrier_destroy(barrier.as_mut_ptr()), 0);
+        }
+    };
+    let work = move || {
+        while !done.load(Ordering::Relaxed) {
+            use_one();
+        }
+    };
+    let threads = [thread::spawn(work), thread::spawn(work)];
+    for _ in 0..300 {
+        ends_well(fork(use_one));
     }
     done.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -868,6 +903,285 @@ fn pause_waits_for_a_handler_while_others_run() {
     assert_eq!(unsafe { libc::pause() }, -1);
     assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EINTR));
     raises.join().unwrap();
+}
+
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap()
+}
+
+/// Blocks these signals on this thread, and on those that it starts.
+fn blocked(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: a set of zeros is empty; it is of this thread.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        signals.iter().for_each(|signal| assert_eq!(libc::sigaddset(&mut set, *signal), 0));
+        assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()), 0);
+        set
+    }
+}
+
+fn sigwait(set: &libc::sigset_t) -> Result<i32, i32> {
+    let mut signal = 0;
+    // SAFETY: a set, and a place.
+    match unsafe { libc::sigwait(set, &mut signal) } {
+        0 => Ok(signal),
+        error => Err(error),
+    }
+}
+
+fn sigwaitinfo(set: &libc::sigset_t) -> Result<(i32, libc::siginfo_t), i32> {
+    // SAFETY: zeros are a valid value.
+    let mut information = unsafe { std::mem::zeroed() };
+    // SAFETY: a set, and a place.
+    match unsafe { libc::sigwaitinfo(set, &mut information) } {
+        -1 => Err(errno()),
+        signal => Ok((signal, information)),
+    }
+}
+
+fn sigtimedwait(set: &libc::sigset_t, time: Option<libc::timespec>) -> Result<i32, i32> {
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: a set; null, or a time.
+    match unsafe { libc::sigtimedwait(set, std::ptr::null_mut(), time) } {
+        -1 => Err(errno()),
+        signal => Ok(signal),
+    }
+}
+
+fn until_all_wait() {
+    (0..20).for_each(|_| switchgrass::yield_now());
+}
+
+fn a_blocked_signal_is_waited_for_while_others_run() {
+    patched();
+    let set = blocked(&[libc::SIGUSR1, libc::SIGCHLD]);
+    // SAFETY: take numbers, or a thread that lives.
+    let sends: [fn(i32); 3] = unsafe {
+        [
+            |signal| assert_eq!(libc::kill(std::process::id() as i32, signal), 0),
+            |signal| assert_eq!(libc::raise(signal), 0),
+            |signal| assert_eq!(libc::pthread_kill(libc::pthread_self(), signal), 0),
+        ]
+    };
+    for send in sends {
+        for signal in [libc::SIGUSR1, libc::SIGCHLD] {
+            let calls: [&dyn Fn() -> i32; 3] = [
+                &|| sigwait(&set).unwrap(),
+                &|| {
+                    let (signal, information) = sigwaitinfo(&set).unwrap();
+                    assert_eq!(information.si_signo, signal);
+                    // SAFETY: a process has sent it.
+                    assert_eq!(unsafe { information.si_pid() }, std::process::id() as i32);
+                    signal
+                },
+                &|| sigtimedwait(&set, Some(libc::timespec { tv_sec: 600, tv_nsec: 0 })).unwrap(),
+            ];
+            for call in calls {
+                // First while nobody has sent one, then one that is there.
+                let sender = spawn(move || send(signal));
+                assert_eq!(call(), signal);
+                assert!(sender.is_ready());
+                let other = other();
+                send(signal);
+                assert_eq!(call(), signal);
+                assert!(!other.is_ready(), "it did not wait");
+                other.join().unwrap();
+            }
+        }
+    }
+}
+
+fn a_hundred_wait_for_a_blocked_signal_and_each_gets_one() {
+    patched();
+    let set = blocked(&[libc::SIGRTMIN()]);
+    let greenlets: Vec<_> = (0..100).map(|_| spawn(move || sigwait(&set))).collect();
+    until_all_wait();
+    for _ in 0..100 {
+        // SAFETY: takes numbers. Those from SIGRTMIN on queue up.
+        unsafe { libc::kill(std::process::id() as i32, libc::SIGRTMIN()) };
+    }
+    assert!(greenlets.into_iter().all(|greenlet| greenlet.join().unwrap() == Ok(libc::SIGRTMIN())));
+    assert_eq!(sigtimedwait(&set, Some(libc::timespec { tv_sec: 0, tv_nsec: 0 })), Err(libc::EAGAIN));
+}
+
+fn a_wait_for_a_blocked_signal_ends_in_time() {
+    patched();
+    let set = blocked(&[libc::SIGUSR1]);
+    let other = other();
+    let nanos = |tv_nsec| Some(libc::timespec { tv_sec: 0, tv_nsec });
+    assert_eq!(sigtimedwait(&set, nanos(0)), Err(libc::EAGAIN));
+    assert_eq!(sigtimedwait(&set, nanos(1_000_000_000)), Err(libc::EINVAL));
+    assert!(!other.is_ready());
+    let start = Instant::now();
+    assert_eq!(sigtimedwait(&set, nanos(5_000_000)), Err(libc::EAGAIN));
+    assert!(start.elapsed() >= Duration::from_millis(5));
+    assert!(other.is_ready());
+}
+
+fn a_kill_ends_a_wait_for_a_blocked_signal() {
+    patched();
+    let set = blocked(&[libc::SIGUSR1]);
+    let calls: [fn(&libc::sigset_t) -> i32; 3] = [
+        |set| sigwait(set).unwrap_err(),
+        |set| sigwaitinfo(set).err().unwrap(),
+        |set| sigtimedwait(set, None).unwrap_err(),
+    ];
+    for call in calls {
+        let killed = spawn(move || (call(&set), call(&set)));
+        let late = spawn(move || switchgrass::timeout(Duration::from_millis(5), || call(&set)).unwrap());
+        until_all_wait();
+        killed.kill_nowait();
+        assert_eq!(killed.join().unwrap(), (libc::ECANCELED, libc::ECANCELED));
+        assert_eq!(late.join().unwrap(), libc::ETIMEDOUT);
+    }
+}
+
+fn a_handler_of_another_signal_ends_sigwaitinfo_and_not_sigwait() {
+    patched();
+    install(libc::SIGUSR2, does_nothing as *const () as usize, libc::SA_RESTART);
+    let set = blocked(&[libc::SIGUSR1]);
+    let goes_on = spawn(move || sigwait(&set));
+    let ends = spawn(move || sigwaitinfo(&set).err());
+    until_all_wait();
+    // SAFETY: a handler is installed.
+    unsafe { libc::raise(libc::SIGUSR2) };
+    assert_eq!(ends.join().unwrap(), Some(libc::EINTR));
+    thread::sleep(Duration::from_millis(1));
+    assert!(!goes_on.is_ready());
+    // SAFETY: it is blocked.
+    unsafe { libc::raise(libc::SIGUSR1) };
+    assert_eq!(goes_on.join().unwrap(), Ok(libc::SIGUSR1));
+}
+
+// ---- What costs nothing
+// ----------------------------------------------------------------------------------------------
+
+/// The kernel tells who asks it to yield by an error.
+fn who_yields_alone_yields_to_the_threads_of_the_system() {
+    patched();
+    let statement = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    ends_well(fork(|| {
+        spawn(move || {
+            let mut filter = [
+                statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+                statement(libc::BPF_JMP | libc::BPF_JEQ, 1, libc::SYS_sched_yield as u32),
+                statement(libc::BPF_RET, 0, libc::SECCOMP_RET_ERRNO | libc::EXDEV as u32),
+                statement(libc::BPF_RET, 0, libc::SECCOMP_RET_ALLOW),
+            ];
+            let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+            // SAFETY: a valid program, which is copied.
+            unsafe {
+                assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+                assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
+            }
+            // SAFETY: takes nothing.
+            let asks_the_kernel = || unsafe { libc::sched_yield() } == -1 && errno() == libc::EXDEV;
+            assert!(asks_the_kernel());
+            let other = other();
+            assert!(!asks_the_kernel());
+            assert!(other.is_ready());
+            assert!(asks_the_kernel());
+        })
+        .join()
+        .unwrap();
+    }));
+}
+
+/// How many descriptors this process has, how many of them its epoll instances watch, and what the tables keep.
+fn kept() -> (usize, usize, [usize; 5]) {
+    let descriptors: Vec<_> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let watched = |number: &String| {
+        // The one of the directory itself is gone.
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+        text.lines().filter(|line| line.starts_with("tfd:")).count()
+    };
+    (descriptors.len(), descriptors.iter().map(watched).sum(), switchgrass::testing::kept_by_monkey())
+}
+
+/// One of each wait: most end as they should, some by a timeout or a kill.
+fn wait_for_all() {
+    let (mut one, mut two) = UnixStream::pair().unwrap();
+    let (limited, _open) = UnixStream::pair().unwrap();
+    let (mut reads, mut writes) = io::pipe().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let set = blocked(&[libc::SIGUSR1]);
+    let shared = Rc::new((Mutex::new(false), Condvar::new(), std::sync::RwLock::new(())));
+    let theirs = Rc::clone(&shared);
+    // SAFETY: zeros are a valid value, which is initialised before it is used.
+    let sem = Rc::new(UnsafeCell::new(unsafe { std::mem::zeroed::<libc::sem_t>() }));
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::sem_init(sem.get(), 0, 0) }, 0);
+    let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let stdin = child.stdin.take();
+    let fds = [two.as_raw_fd(), reads.as_raw_fd()];
+    let waiting = [
+        spawn(move || one.read_exact(&mut [0; 2]).unwrap()),
+        spawn(move || {
+            limited.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+            (&limited).read(&mut [0]).unwrap_err();
+        }),
+        spawn(move || reads.read_exact(&mut [0; 2]).unwrap()),
+        spawn(move || drop(listener.accept().unwrap())),
+        spawn(move || drop(TcpStream::connect(address).unwrap())),
+        spawn(move || assert!(child.wait().unwrap().success())),
+        spawn(move || assert_eq!(sigwait(&set), Ok(libc::SIGUSR1))),
+        spawn(move || {
+            let locked = theirs.2.write().unwrap();
+            let guard = theirs.1.wait_while(theirs.0.lock().unwrap(), |done| !*done).unwrap();
+            drop((locked, guard));
+        }),
+        spawn(|| thread::park_timeout(Duration::from_millis(1))),
+        spawn({
+            let sem = Rc::clone(&sem);
+            // SAFETY: initialised, and lives as long as the greenlets.
+            move || assert_eq!(unsafe { libc::sem_wait(sem.get()) }, 0)
+        }),
+    ];
+    let poll = move || {
+        let mut fds = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+        // SAFETY: an array of two.
+        unsafe { libc::poll(fds.as_mut_ptr(), 2, 600_000) }
+    };
+    let cut = [
+        spawn(poll),
+        // SAFETY: waits for a child that there is, or not.
+        spawn(|| unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WUNTRACED) }),
+        spawn(move || sigwait(&set).unwrap_err()),
+    ];
+    let contends = spawn({
+        let shared = Rc::clone(&shared);
+        move || drop(shared.2.read().unwrap())
+    });
+    until_all_wait();
+    for greenlet in &cut {
+        greenlet.kill();
+    }
+    two.write_all(b"ab").unwrap();
+    writes.write_all(b"ab").unwrap();
+    drop(stdin);
+    *shared.0.lock().unwrap() = true;
+    shared.1.notify_all();
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::sem_post(sem.get()) }, 0);
+    // SAFETY: it is blocked.
+    unsafe { libc::raise(libc::SIGUSR1) };
+    waiting.into_iter().chain([contends]).for_each(|greenlet| greenlet.join().unwrap());
+    joinall(&cut);
+}
+
+fn waits_leave_nothing_behind() {
+    patched();
+    // What is made once is made here.
+    (0..3).for_each(|_| wait_for_all());
+    // More than there are ever in use at once.
+    let slots = || switchgrass::testing::slots(100);
+    let before = (slots(), kept());
+    (0..200).for_each(|_| wait_for_all());
+    assert_eq!((slots(), kept()), before);
 }
 
 // ---- What blocks for good -------------------------------------------------------------------------------------------

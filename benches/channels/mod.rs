@@ -5,9 +5,9 @@ use std::thread;
 use std::time::Instant;
 
 use switchgrass::channel::{Receiver, Sender, bounded};
-use switchgrass::spawn;
+use switchgrass::{Greenlet, hubs, spawn};
 
-use crate::{Keys, Outcome, check, per};
+use crate::{Keys, Outcome, check, per, several_hubs};
 
 /// Two greenlets over two channels of capacity 1.
 pub(crate) fn ping_pong(keys: &Keys) -> Outcome {
@@ -71,4 +71,59 @@ fn outcome(start: Instant, n: u64, sum: u64) -> Outcome {
     let elapsed = start.elapsed();
     check("sum", sum, n * (n - 1) / 2)?;
     Ok(((n as f64 / elapsed.as_secs_f64()).round(), "messages/s", vec![]))
+}
+
+/// How many children each greenlet of the tree has that is no leaf.
+const CHILDREN: u64 = 10;
+
+/// A tree of greenlets, whose leaves send their numbers to their parents, which send the sums to theirs.
+pub(crate) fn skynet(keys: &Keys) -> Outcome {
+    let leaves = keys.number("n", 1_000_000);
+    let is_whole_tree =
+        std::iter::successors(Some(leaves), |&n| n.is_multiple_of(CHILDREN).then_some(n / CHILDREN));
+    if is_whole_tree.last() != Some(1) {
+        return Err(format!("the leaves of a tree of {CHILDREN} children each are a power of {CHILDREN}"));
+    }
+    let hubs = several_hubs(keys)?;
+    let (root, sums) = bounded(1);
+    let start = Instant::now();
+    let sum = match &hubs {
+        None => {
+            drop(spawn(move || grow(&root, 0, leaves, local_child)));
+            sums.recv()
+        }
+        Some(hubs) => {
+            drop(hubs.spawn(move || grow(&root, 0, leaves, roaming_child)));
+            sums.recv()
+        }
+    };
+    let elapsed = start.elapsed();
+    check("sum", sum.map_err(|error| error.to_string())?, leaves * (leaves - 1) / 2)?;
+    let greenlets = (leaves * CHILDREN - 1) / (CHILDREN - 1);
+    Ok((per(elapsed, greenlets), "ns/greenlet", vec![("greenlets", greenlets as f64)]))
+}
+
+/// Spawns the greenlet of a subtree.
+type SpawnChild = fn(Sender<u64>, u64, u64) -> Greenlet<()>;
+
+fn local_child(parent: Sender<u64>, first: u64, leaves: u64) -> Greenlet<()> {
+    spawn(move || grow(&parent, first, leaves, local_child))
+}
+
+fn roaming_child(parent: Sender<u64>, first: u64, leaves: u64) -> Greenlet<()> {
+    hubs::spawn(move || grow(&parent, first, leaves, roaming_child))
+}
+
+fn grow(parent: &Sender<u64>, first: u64, leaves: u64, spawn: SpawnChild) {
+    let sum = if leaves == 1 {
+        first
+    } else {
+        let (tx, rx) = bounded(CHILDREN as usize);
+        let each = leaves / CHILDREN;
+        for child in 0..CHILDREN {
+            drop(spawn(tx.clone(), first + child * each, each));
+        }
+        rx.into_iter().take(CHILDREN as usize).sum()
+    };
+    parent.send(sum).expect("the parent receives from each child");
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use mio::{Events, Interest, Poll, Token};
-use switchgrass::net::{TcpListener, TcpStream};
 use switchgrass::hubs::Hubs;
+use switchgrass::net::{TcpListener, TcpStream};
 use switchgrass::{joinall_raise, spawn};
 
 use super::{Keys, Outcome, check};

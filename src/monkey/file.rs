@@ -94,15 +94,22 @@ pub(super) fn to_the_end<T: Send + 'static>(
         })
     });
     let _outside = hub.outside_wait();
+    let mut has_waited = false;
     loop {
         {
             let mut answer = answer.lock();
             if let Some(value) = answer.value.take() {
-                drop(job);
+                drop((answer, job));
+                if !has_waited {
+                    // The thread was quick. Who makes one such call after the other must not keep the others from
+                    // running.
+                    hub.yield_foreign();
+                }
                 return value;
             }
             answer.waker = Some(hub.waker());
         }
+        has_waited = true;
         hub.park_unbroken(reason, NEVER);
     }
 }

@@ -9,10 +9,15 @@
 //! told. The wait returns once, for those who look at something else, too; from then on the greenlet really
 //! waits, and the kill stays pending.
 //!
+//! A wait for a word that is in the thread's own storage, and not std's, is by a crate with one place per OS thread in
+//! its queues (`parking_lot`). A second greenlet of the thread would come to the same place before it comes here. So
+//! such a wait blocks the thread: then no other greenlet of it can come there.
+//!
 //! A futex that is not private may be in memory that another process has, too. So a wake asks the kernel in any case;
 //! and a greenlet that waits looks again after a moment, and after some of those returns for nothing, as the kernel
 //! may: it is the caller who knows whether it was meant.
 
+use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering, fence};
 use std::time::Duration;
 
@@ -20,8 +25,9 @@ use libc::{c_int, c_long, timespec};
 
 use super::parker::{self, PARKED};
 use super::waiters::{self, Taken, bucket, is_of_table, wait_in_table};
-use super::{Parts, errno, gate, originals as real, set_errno, time};
+use super::{Parts, errno, gate, originals as real, set_errno, storage, time};
 use crate::hub::Hub;
+use crate::sys;
 use crate::sys::clock::{NEVER, Nanos};
 use crate::task::Waker;
 
@@ -48,20 +54,31 @@ unsafe fn futex(
     timeout: *const timespec,
     rest: [c_long; 3],
 ) -> c_long {
-    let [d, e, f] = rest;
+    let [d, _, f] = rest;
     let address = word as usize;
     let is_shared = operation & libc::FUTEX_PRIVATE_FLAG == 0;
-    // SAFETY: the caller's arguments; or a wake of another number.
-    let kernel = |value: i32| unsafe {
+    // SAFETY: the caller's arguments; or a wake of another number, or a wait with another limit.
+    let call = |value: i32, d: c_long| unsafe {
+        let [_, e, f] = rest;
         let (address, operation, value) = (address as c_long, operation.into(), value.into());
         real::syscall(libc::SYS_futex, address, operation, value, d, e, f)
     };
+    let kernel = |value| call(value, d);
     match operation & !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) {
         wait @ (libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET) => {
             parker::note(address, value);
             let absolute = wait == libc::FUTEX_WAIT_BITSET;
             let bits = if absolute { f as u32 } else { u32::MAX };
             match gate::gate(Parts::LOCKS) {
+                // All of std's are absolute.
+                Some(hub) if !absolute && storage::is_own(address) => {
+                    // SAFETY: the caller's pointer: valid, or null.
+                    let timeout = unsafe { timeout.as_ref() };
+                    wait_as_thread(hub, timeout, |limit| {
+                        let limit = limit.map_or(0, |limit| std::ptr::from_ref(limit) as c_long);
+                        counted(address, || call(value, limit))
+                    })
+                }
                 Some(hub) => {
                     // SAFETY: the caller's pointer: valid, or null.
                     let deadline = deadline(hub, unsafe { timeout.as_ref() }, absolute, operation);
@@ -81,15 +98,7 @@ unsafe fn futex(
                         }
                     }
                 }
-                None => {
-                    let bucket = bucket(address);
-                    bucket.threads.fetch_add(1, Ordering::SeqCst);
-                    let result = kernel(value);
-                    let error = errno();
-                    bucket.threads.fetch_sub(1, Ordering::SeqCst);
-                    set_errno(error);
-                    result
-                }
+                None => counted(address, || kernel(value)),
             }
         }
         wake @ (libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET) => {
@@ -104,6 +113,55 @@ unsafe fn futex(
         }
         _ => kernel(value),
     }
+}
+
+/// A wait in the kernel, of which those know who wake.
+fn counted(address: usize, wait: impl FnOnce() -> c_long) -> c_long {
+    let bucket = bucket(address);
+    bucket.threads.fetch_add(1, Ordering::SeqCst);
+    let result = wait();
+    let error = errno();
+    bucket.threads.fetch_sub(1, Ordering::SeqCst);
+    set_errno(error);
+    result
+}
+
+/// Waits in the kernel on behalf of a greenlet, and says so if that takes long. Returns for nothing then, as the
+/// kernel may.
+fn wait_as_thread(
+    hub: &Hub,
+    timeout: Option<&timespec>,
+    wait: impl FnOnce(Option<&timespec>) -> c_long,
+) -> c_long {
+    const LONG: timespec = timespec { tv_sec: 1, tv_nsec: 0 };
+    let is_short = |time: &&timespec| !time::is_valid(time) || time::duration(time) <= time::duration(&LONG);
+    if let Some(short) = timeout.filter(is_short) {
+        return wait(Some(short));
+    }
+    let result = wait(Some(&LONG));
+    if result != -1 || errno() != libc::ETIMEDOUT {
+        return result;
+    }
+    static SAID: Once = Once::new();
+    SAID.call_once(|| say_that_it_blocks(hub));
+    0
+}
+
+#[cold]
+fn say_that_it_blocks(hub: &Hub) {
+    let task = hub.current();
+    let who = match &task.shared.name {
+        _ if hub.is_main(task) => "main".to_owned(),
+        Some(name) => format!("greenlet `{name}`, spawned at {},", task.shared.spawned_at),
+        None => format!("a greenlet, spawned at {},", task.shared.spawned_at),
+    };
+    let text = format!(
+        "switchgrass: {who} has waited for a second for a lock that has one place per OS thread in its queue (as \
+         `parking_lot`'s have), and blocks its thread meanwhile. If only another greenlet of this thread can end \
+         that, it never ends. Use std's locks, which wait for their greenlet, or `monkey::no_switch` around what \
+         holds the lock.\n"
+    );
+    sys::write_stderr(text.as_bytes());
 }
 
 fn deadline(hub: &Hub, timeout: Option<&timespec>, absolute: bool, operation: c_int) -> Nanos {

@@ -35,7 +35,8 @@
 //! The kernel's flags of a descriptor are the program's own, before and after: sockets are tried with
 //! `MSG_DONTWAIT`, other streams with `RWF_NOWAIT`. Only `accept`, `connect` and `sendfile` have no such flag: the
 //! descriptor is non-blocking for the moment of the system call. Another *process* that has the same one, and calls
-//! in that moment, may see `EAGAIN`.
+//! in that moment, may see `EAGAIN`; and so may a thread of this process that has no hub, in the moment of a
+//! `connect` or `sendfile`.
 //!
 //! # Kill and timeout
 //!
@@ -62,8 +63,13 @@
 //!   itself may take a quarter of a millisecond for each of them to arrive.
 //! - **`ReentrantLock`**, `stdout().lock()` and the like belong to the OS thread: do not hold
 //!   one over a call that blocks.
-//! - **`parking_lot`** keeps its queues in data per OS thread: two greenlets of a thread that wait for one of its locks
-//!   make it wait for ever. Its locks are fine as long as they are not held over a call that blocks.
+//! - **`parking_lot`** has one place per OS thread in its queues, which two greenlets of a thread would share, and tear.
+//!   So a greenlet that waits for one of its locks or conditions blocks the thread, as without us. If another greenlet
+//!   of that thread has the lock, and waits for something else meanwhile, that is for ever. Before such a lock waits it
+//!   calls `sched_yield`, which lets others run: in the middle of locking another one, or (seldom) of unlocking. After a
+//!   second of such a wait, a message is written to standard error, once. Where several greenlets of a thread use one
+//!   lock, use std's, which wait for their greenlet; or put [`no_switch`] around what holds it, so that nobody else of
+//!   the thread comes to want it.
 //!
 //! # Files
 //!
@@ -96,6 +102,7 @@ mod process;
 mod ready;
 mod signal;
 mod socket;
+mod storage;
 mod symbols;
 mod table;
 mod thread;
@@ -125,8 +132,9 @@ impl Parts {
     /// `getaddrinfo`, `getnameinfo`, `gethostbyname`, `gethostbyaddr` and their relatives, on threads of
     /// [`dns::threadpool`](crate::dns::threadpool).
     pub const NAMES: Parts = Parts(1 << 4);
-    /// `waitpid` and its relatives, `system`, `pclose`. (Who reads from what `popen` gives by `fread` or `fgets` waits
-    /// within libc, and blocks the OS thread.)
+    /// `waitpid` and its relatives, `system`, `pclose`. (`popen` only starts a command. Who reads what it gives by
+    /// `fread` or `fgets` waits within libc, and blocks the OS thread; who reads its `fileno` by `read` waits for the
+    /// greenlet.)
     pub const PROCESSES: Parts = Parts(1 << 5);
     /// std's locks and `thread::park`, pthread's locks, semaphores, and the join of threads.
     pub const LOCKS: Parts = Parts(1 << 6);
@@ -234,6 +242,7 @@ pub unsafe fn patch(parts: Parts) -> Result<Report, PatchError> {
     if parts.contains(Parts::LOCKS) {
         parker::learn().map_err(PatchError)?;
         thread::learn().map_err(PatchError)?;
+        storage::learn();
     }
     table::watch_forks();
     waiters::watch_forks();
@@ -331,6 +340,12 @@ impl fmt::Display for PatchError {
 }
 
 impl std::error::Error for PatchError {}
+
+/// For tests: see [`kept_by_monkey`](crate::testing::kept_by_monkey).
+pub(crate) fn kept() -> [usize; 5] {
+    let [waiting, held, barriers] = thread::kept();
+    [waiters::addresses().len(), waiting, held, barriers, table::registered()]
+}
 
 fn errno() -> i32 {
     // SAFETY: this thread's errno.

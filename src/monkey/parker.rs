@@ -64,30 +64,43 @@ pub(super) fn learn() -> Result<(), String> {
     if OFFSET.get().is_some() {
         return Ok(());
     }
-    let unlike = |what: &str| {
-        Err(format!("this std does not park threads as known ({what}), so `Parts::LOCKS` cannot be had"))
-    };
+    let offset = learn_by(|| std::thread::park_timeout(Duration::from_nanos(1)))?;
+    let _ = OFFSET.set(offset);
+    Ok(())
+}
+
+/// Where the word lies, by watching `park`.
+fn learn_by(park: impl Fn()) -> Result<usize, String> {
     LEARNED.set((0, 0));
     LEARNING.set(true);
-    std::thread::park_timeout(Duration::from_nanos(1));
-    // If there was a token, that took it.
-    std::thread::park_timeout(Duration::from_nanos(1));
+    // A token ends a park before it waits, and there may come more of them.
+    for _ in 0..100 {
+        park();
+        if LEARNED.get().0 != 0 {
+            break;
+        }
+    }
     LEARNING.set(false);
     let (address, value) = LEARNED.get();
+    offset(address, value, inner(&std::thread::current())).map_err(|what| {
+        format!("this std does not park threads as known ({what}), so `Parts::LOCKS` cannot be had")
+    })
+}
+
+/// Where the word lies, by what a thread that parked has waited for: the address, 0 if there was none, the value, and
+/// what its `Thread` points to.
+fn offset(address: usize, value: i32, inner: Option<usize>) -> Result<usize, &'static str> {
+    /// std keeps less than that about a thread.
+    const LONGEST: usize = 256;
     if address == 0 {
-        return unlike("it makes no futex call");
+        return Err("it makes no futex call");
     }
     if value != PARKED {
-        return unlike("the value is another");
+        return Err("the value is another");
     }
-    let Some(inner) = inner(&std::thread::current()) else { return unlike("a Thread is no pointer") };
-    match address.checked_sub(inner) {
-        Some(offset) if offset < 256 => {
-            let _ = OFFSET.set(offset);
-            Ok(())
-        }
-        _ => unlike("the word is elsewhere"),
-    }
+    let inner = inner.ok_or("a Thread is no pointer")?;
+    let offset = address.checked_sub(inner).filter(|offset| *offset < LONGEST);
+    offset.ok_or("the word is elsewhere")
 }
 
 /// A thread that learns where its word is, has made a futex call.
@@ -165,5 +178,51 @@ fn look_at_parker(before: bool) {
     if word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst) == Err(NOTIFIED) {
         IN_VAIN.set(0);
         wake_all(address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INNER: usize = 0x7000_0000;
+
+    #[test]
+    fn a_word_in_what_a_thread_points_to_is_accepted() {
+        assert_eq!(offset(INNER, PARKED, Some(INNER)), Ok(0));
+        assert_eq!(offset(INNER + 40, PARKED, Some(INNER)), Ok(40));
+    }
+
+    #[test]
+    fn a_std_that_parks_otherwise_is_refused() {
+        assert_eq!(offset(0, 0, Some(INNER)), Err("it makes no futex call"));
+        for value in [EMPTY, NOTIFIED, 2] {
+            assert_eq!(offset(INNER + 40, value, Some(INNER)), Err("the value is another"));
+        }
+        assert_eq!(offset(INNER + 40, PARKED, None), Err("a Thread is no pointer"));
+        for address in [INNER - 4, INNER + 256, INNER / 2, INNER * 2] {
+            assert_eq!(offset(address, PARKED, Some(INNER)), Err("the word is elsewhere"));
+        }
+    }
+
+    #[test]
+    fn what_a_park_does_is_seen_and_a_refusal_says_what_is_different() {
+        let own = || inner(&std::thread::current()).unwrap();
+        assert_eq!(learn_by(|| note(own() + 8, PARKED)), Ok(8));
+        let refusal = |park: &dyn Fn()| learn_by(park).unwrap_err();
+        assert!(refusal(&|| ()).contains("it makes no futex call"));
+        assert!(refusal(&|| note(own() + 8, 1)).contains("the value is another"));
+        assert!(refusal(&|| note(own() + 4096, PARKED)).contains("the word is elsewhere"));
+        // Tokens that came before.
+        let parks = Cell::new(0);
+        let third = || {
+            parks.set(parks.get() + 1);
+            if parks.get() == 3 {
+                note(own() + 8, PARKED);
+            }
+        };
+        assert_eq!((learn_by(third), parks.get()), (Ok(8), 3));
+        note(1, 1);
+        assert_eq!(LEARNED.get(), (own() + 8, PARKED), "watched only meanwhile");
     }
 }

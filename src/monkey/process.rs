@@ -34,24 +34,24 @@ pub(super) fn pauses() -> impl Iterator<Item = Duration> {
     std::iter::successors(Some(Duration::from_millis(1)), next)
 }
 
-/// A pidfd, registered for one wait.
-struct Exit<'a> {
+/// A descriptor of ours, registered for one wait.
+pub(super) struct Watched<'a> {
     hub: &'a Hub,
-    fd: OwnedFd,
-    slot: SlotId,
+    pub(super) fd: OwnedFd,
+    pub(super) slot: SlotId,
     /// Of which process: in a child the slot may be somebody else's.
     generation: u32,
 }
 
-impl<'a> Exit<'a> {
+impl<'a> Watched<'a> {
     /// `None`: it cannot be registered.
-    fn watch(hub: &'a Hub, fd: OwnedFd) -> Option<Exit<'a>> {
+    pub(super) fn watch(hub: &'a Hub, fd: OwnedFd) -> Option<Watched<'a>> {
         let slot = hub.register_fd(fd.as_fd(), Direction::Read).ok()?;
-        Some(Exit { hub, fd, slot, generation: fork::generation() })
+        Some(Watched { hub, fd, slot, generation: fork::generation() })
     }
 }
 
-impl Drop for Exit<'_> {
+impl Drop for Watched<'_> {
     fn drop(&mut self) {
         if self.generation == fork::generation() {
             // Children that are just being started have a duplicate until they execute their program.
@@ -84,7 +84,7 @@ impl<'a> Wait<'a> {
         if let Some(found) = try_it() {
             return Ok(found);
         }
-        if let Some(exit) = pidfd().and_then(|fd| Exit::watch(self.hub, fd)) {
+        if let Some(exit) = pidfd().and_then(|fd| Watched::watch(self.hub, fd)) {
             // Goes on, so the descriptor is not for another which has got the same number.
             if let Some(found) = try_it() {
                 return Ok(found);
@@ -111,7 +111,7 @@ impl<'a> Wait<'a> {
     }
 
     /// Waits until its event has come.
-    fn wait_for(&self, exit: &Exit<'_>) -> Result<(), i32> {
+    fn wait_for(&self, exit: &Watched<'_>) -> Result<(), i32> {
         let (fd, direction) = (exit.fd.as_fd(), Direction::Read);
         while !self.hub.fd_ready(exit.slot, direction) {
             let verdict = match self.is_unbroken {

@@ -168,6 +168,9 @@ interpose! {
         TIME fn nanosleep(request: *const timespec, rest: *mut timespec) -> c_int = time::nanosleep;
         TIME fn clock_nanosleep(clock: clockid_t, flags: c_int, request: *const timespec, rest: *mut timespec) -> c_int = time::clock_nanosleep;
         SIGNALS fn pause() -> c_int = time::pause;
+        SIGNALS fn sigwait(set: *const sigset_t, signal: *mut c_int) -> c_int = signal::sigwait;
+        SIGNALS fn sigwaitinfo(set: *const sigset_t, information: *mut siginfo_t) -> c_int = signal::sigwaitinfo;
+        SIGNALS fn sigtimedwait(set: *const sigset_t, information: *mut siginfo_t, timeout: *const timespec) -> c_int = signal::sigtimedwait;
         TIME fn sched_yield() -> c_int = time::sched_yield;
 
         SOCKETS fn connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> c_int = socket::connect;

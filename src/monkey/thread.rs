@@ -72,8 +72,8 @@ use super::waiters::{self, wait_for_address, wake_address};
 use super::{Parts, errno, fail, gate, originals as real, signal, time};
 use crate::hub::{self, Hub};
 use crate::sys::clock::{NEVER, Nanos};
-use crate::sys::fork;
-use crate::sys::lock::Lock;
+use crate::sys::fork::{self, HeldAtFork};
+use crate::sys::lock::{Lock, LockGuard};
 use crate::task::State;
 
 /// Whether mutexes are to be waited for by greenlets: they are patched, and the allocator has none.
@@ -116,15 +116,27 @@ impl Drop for Counted {
 /// In the child of a fork only main waits, if anybody. To be called after that of `waiters`,
 /// whose child comes first then.
 pub(super) fn watch_forks() {
-    extern "C" fn nothing() {}
+    extern "C" fn prepare() {
+        HELD_AT_FORK.put(BARRIERS.lock());
+    }
+    extern "C" fn in_parent() {
+        drop(HELD_AT_FORK.take());
+    }
     extern "C" fn in_child() {
+        drop(HELD_AT_FORK.take());
         WAITING.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         for address in waiters::addresses() {
             WAITING[slot(address)].fetch_add(1, Ordering::SeqCst);
         }
     }
     static WATCHED: Once = Once::new();
-    WATCHED.call_once(|| fork::at_fork(nothing, nothing, in_child));
+    WATCHED.call_once(|| fork::at_fork(prepare, in_parent, in_child));
+}
+
+/// How many greenlets wait, how many mutexes those of this thread have, how many barriers there are.
+pub(super) fn kept() -> [usize; 3] {
+    let waiting = WAITING.iter().map(|count| count.load(Ordering::Relaxed) as usize).sum();
+    [waiting, HELD.with_borrow(BTreeMap::len), BARRIERS.lock().len()]
 }
 
 fn has_waiters(address: usize) -> bool {
@@ -772,7 +784,9 @@ pub(super) unsafe fn pthread_rwlock_unlock(rwlock: *mut pthread_rwlock_t) -> c_i
 
 /// std's barriers, for pthread's: greenlets and threads both wait there. They are made for all, since what
 /// is patched later may use them.
-static BARRIERS: Lock<BTreeMap<usize, Arc<Barrier>>> = Lock::new(BTreeMap::new());
+static BARRIERS: Lock<Barriers> = Lock::new(BTreeMap::new());
+type Barriers = BTreeMap<usize, Arc<Barrier>>;
+static HELD_AT_FORK: HeldAtFork<LockGuard<'static, Barriers>> = HeldAtFork::new();
 
 pub(super) unsafe fn pthread_barrier_init(
     barrier: *mut pthread_barrier_t,

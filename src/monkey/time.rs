@@ -142,6 +142,9 @@ pub(super) unsafe fn pause(hub: &Hub) -> c_int {
 }
 
 pub(super) unsafe fn sched_yield(hub: &Hub) -> c_int {
+    let is_alone = hub.home.ready().is_empty();
     hub.yield_foreign();
-    0
+    // Then it is for another thread, who has what this one spins for.
+    // SAFETY: takes nothing.
+    if is_alone { unsafe { real::sched_yield() } } else { 0 }
 }

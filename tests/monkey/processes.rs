@@ -396,6 +396,48 @@ fn pclose_gives_the_status() {
     });
 }
 
+/// stdio reads within libc, where no call of ours is in its place; its descriptor is like any other.
+#[test]
+fn what_popen_gives_blocks_the_thread_when_stdio_reads_it_and_the_greenlet_when_read_does() {
+    patched();
+    let (fd, mut teller) = inherited_pipe();
+    // The shell reads both lines by itself.
+    let command = CString::new(format!("exec </dev/fd/{fd}; read code; echo $code; read code; echo end"));
+    // SAFETY: C strings; the stream is closed once.
+    let stream = unsafe { libc::popen(command.unwrap().as_ptr(), c"r".as_ptr()) };
+    assert!(!stream.is_null());
+    let mut line = [0_u8; 10];
+    // First by `read`: who tells the command what to say is a greenlet.
+    let mut tells = teller.try_clone().unwrap();
+    let tells = spawn(move || write_code(&mut tells, 7));
+    // SAFETY: an open stream, and so much room.
+    let read = unsafe { libc::read(libc::fileno(stream), line.as_mut_ptr().cast(), line.len()) };
+    assert_eq!((read, &line[..2]), (2, &b"7\n"[..]));
+    assert!(tells.is_ready());
+    // Then by stdio: who tells it is another thread, and no greenlet runs meanwhile.
+    let other = spawn(|| ());
+    // SAFETY: takes nothing.
+    let number = unsafe { libc::gettid() };
+    let tells = std::thread::spawn(move || {
+        let call = format!("/proc/self/task/{number}/syscall");
+        let waits = format!("{} ", libc::SYS_read);
+        while !std::fs::read_to_string(&call).unwrap().starts_with(&waits) {
+            std::thread::yield_now();
+        }
+        write_code(&mut teller, 8);
+    });
+    // SAFETY: an open stream, and so much room.
+    unsafe {
+        assert!(!libc::fgets(line.as_mut_ptr().cast(), line.len() as c_int, stream).is_null());
+        assert_eq!(&line[..4], b"end\n");
+        assert!(!other.is_ready(), "nobody ran meanwhile");
+        assert_eq!(libc::pclose(stream), 0);
+    }
+    other.join().unwrap();
+    tells.join().unwrap();
+    close(fd);
+}
+
 #[test]
 fn fifty_threads_are_joined_at_once() {
     let tellers = Tellers::default();

@@ -1,6 +1,7 @@
 //! What the tests share.
 //!
-//! Each test runs on one OS thread. That calls overlap is never told by a clock: the server side answers only when all of them are there.
+//! The greenlets of a test run on one OS thread, unless its name says otherwise. That calls overlap is never told by a
+//! clock: the server side answers only when all of them are there.
 
 #![allow(clippy::disallowed_methods, reason = "what they are about: calls that block")]
 
@@ -15,8 +16,8 @@ use switchgrass::spawn;
 pub fn patched() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: nothing in these tests keeps anything per thread over a call that blocks, nor do the libraries, as far as the tests know: that they work is
-        // what is tried here.
+        // SAFETY: nothing in these tests keeps anything per thread over a call that blocks, nor do the libraries, as
+        // far as the tests know: that they work is what is tried here.
         unsafe { switchgrass::monkey::patch_all() };
         // Where calls do not overlap, servers wait for ever.
         std::thread::spawn(|| {
@@ -49,8 +50,8 @@ pub fn all<T: 'static>(count: usize, f: impl Fn(usize) -> T + Clone + 'static) -
     greenlets.into_iter().map(|greenlet| greenlet.join().unwrap()).collect()
 }
 
-/// Ends a call in the middle, once by a kill and once by a timeout around it, and gives the error that it ends with. (Whoever does not wait again afterwards
-/// ends as ever: nothing unwinds through the library.)
+/// Ends a call in the middle, once by a kill and once by a timeout around it, and gives the error that it ends with.
+/// (Whoever does not wait again afterwards ends as ever: nothing unwinds through the library.)
 ///
 /// `entered` waits until the last call is inside.
 pub fn ended<E: 'static>(call: impl Fn() -> E + Clone + 'static, mut entered: impl FnMut()) -> [E; 2] {
@@ -85,8 +86,8 @@ pub fn silent() -> (SocketAddr, impl FnMut()) {
     (address, next)
 }
 
-/// An HTTP server in greenlets of this thread, on std's sockets: it answers a request with its path, and with the length of its body if it has one. Nobody is
-/// answered before `gate` requests are there.
+/// An HTTP server in greenlets of this thread, on std's sockets: it answers a request with its path, and with the
+/// length of its body if it has one. Nobody is answered before `gate` requests are there.
 pub fn serve(gate: usize) -> SocketAddr {
     patched();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -131,4 +132,28 @@ fn converse(stream: &TcpStream, gate: usize, arrived: &(Mutex<usize>, Condvar)) 
         let body = if length > 0 { format!("{path} {received}") } else { path };
         write!(&*stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
     }
+}
+
+/// Tests that something does *not* work, each after the reason. The table has them in a column of its own, with the
+/// reasons.
+///
+/// One that fails says that the limit is gone, or is another: then the table is wrong, and the docs of
+/// `switchgrass::monkey`.
+#[macro_export]
+macro_rules! limits {
+    ($($why:literal fn $name:ident() $body:block)*) => {
+        mod limits {
+            use super::*;
+
+            $(
+                #[doc = $why]
+                #[test]
+                fn $name() {
+                    // What `run.sh` reads.
+                    println!("why {}: {}", stringify!($name), $why);
+                    $body
+                }
+            )*
+        }
+    };
 }
