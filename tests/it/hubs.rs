@@ -14,7 +14,7 @@ use switchgrass::hubs::{self, Hubs};
 use switchgrass::net::{TcpListener, TcpStream, UdpSocket};
 use switchgrass::server::{DatagramServer, Spread, StreamServer};
 use switchgrass::sync::Event;
-use switchgrass::{Builder, Coroutine, GreenletExit, joinall, spawn, timeout, yield_now};
+use switchgrass::{Builder, GreenletExit, joinall, spawn, timeout, yield_now};
 
 use crate::util::{Drops, catch, in_child, time_limit};
 
@@ -625,30 +625,5 @@ fn what_was_sent_to_a_hub_that_ends_at_once_ends_too() {
             joinall(&greenlets);
         }
         assert_eq!(drops.count(), drops.made());
-    });
-}
-
-/// Nobody runs between a greenlet that unwinds and the coroutine that it has unwound on its way.
-#[test]
-fn none_starts_while_another_one_unwinds() {
-    let hubs = Hubs::new(1).unwrap();
-    hubs.run(|| {
-        let greenlets: Vec<_> = (0..500)
-            .map(|n| {
-                // The hub is not to look at its clock at the same place each time.
-                (0..n % 7).for_each(|_| yield_now());
-                let greenlet = hubs::spawn(thread::panicking);
-                let coroutine =
-                    Coroutine::new(|n: i32| Coroutine::<i32>::current().parent().unwrap().switch(n).unwrap());
-                coroutine.switch(1).unwrap();
-                let unwinds = spawn(move || {
-                    let _coroutine = coroutine;
-                    std::panic::resume_unwind(Box::new(1));
-                });
-                unwinds.join().unwrap_err();
-                greenlet
-            })
-            .collect();
-        assert!(greenlets.into_iter().all(|greenlet| !greenlet.join().unwrap()));
     });
 }
