@@ -158,7 +158,8 @@ impl Hub {
                 return Next::Turn(next);
             }
             self.checks.set(left - 1);
-            let Some(ptr) = next.take().or_else(|| self.home.ready().pop_front()) else {
+            let ready = next.take().or_else(|| self.home.ready().pop_front());
+            let Some(ptr) = ready.or_else(|| self.take_work()) else {
                 return Next::Turn(None);
             };
             self.resumed.set(self.resumed.get().wrapping_add(1));

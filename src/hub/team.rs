@@ -88,13 +88,18 @@ impl Team {
         self.members.len()
     }
 
+    /// Whether its threads are here: not in a child process.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.process == fork::generation()
+    }
+
     /// Puts in a task from outside of the team.
     ///
     /// # Errors
     ///
     /// The task: this is a child process, in which nobody would run it.
     pub(crate) fn inject(&self, task: Afloat) -> Result<(), Afloat> {
-        if self.process != fork::generation() {
+        if !self.is_of_this_process() {
             return Err(task);
         }
         self.injector.push(task);
@@ -110,7 +115,7 @@ impl Team {
     ///
     /// As [`Team::inject`].
     pub(crate) fn send_to(&self, index: usize, task: Afloat) -> Result<(), Afloat> {
-        if self.process != fork::generation() {
+        if !self.is_of_this_process() {
             return Err(task);
         }
         let &(home, hub) = self.members[index].hub.wait();
@@ -218,9 +223,20 @@ impl Hub {
     pub(crate) fn leave_team(&self) {
         let Some(member) = self.member() else { return };
         member.has_left.set(true);
+        // Some may have been sent here.
+        self.in_loop(|| self.read_mail());
         let injected = || until_decided(|| member.team.injector.steal());
         while let Some(task) = member.queue.pop().or_else(injected) {
             self.land(task).interrupt(Box::new(GreenletExit));
+        }
+    }
+
+    /// In the child of a fork: the team is the parent's, and its queues are as other threads have left them.
+    pub(super) fn leave_team_behind(&self) {
+        if let Some(member) = self.member() {
+            member.has_left.set(true);
+            // It is never dropped, nor is what waits in it.
+            std::mem::forget(Arc::clone(&member.team));
         }
     }
 
@@ -232,7 +248,7 @@ impl Hub {
     #[inline]
     pub(crate) fn put_in(&self, task: Afloat) -> Result<(), Afloat> {
         let Some(member) = self.member.get() else { return Err(task) };
-        if member.team.process != fork::generation() {
+        if !member.team.is_of_this_process() {
             return Err(task);
         }
         if member.has_left.get() {
@@ -249,11 +265,23 @@ impl Hub {
     pub(crate) fn land(&self, task: Afloat) -> &Task {
         let (task, messages) = task.land(self.home);
         let landed = self.alive(self.adopt(task));
-        self.run_next(landed);
-        for message in messages {
-            self.read(message);
+        if std::thread::panicking() {
+            // Somebody unwinds, and has another one unwound meanwhile: nobody may run before they have.
+            landed.make_ready();
+        } else {
+            self.run_next(landed);
+        }
+        if !messages.is_empty() {
+            self.read_landed(messages);
         }
         landed
+    }
+
+    /// Reads what has come for a task before it had a hub. What is dropped with that may be the user's, so nothing may wait meanwhile.
+    #[cold]
+    fn read_landed(&self, messages: Vec<Message>) {
+        let read = || messages.into_iter().for_each(|message| self.read(message));
+        if self.refuses_to_suspend() { read() } else { self.in_loop(read) }
     }
 
     /// A task to be started, if there is one: own, injected, or stolen. To be called when no other is ready.

@@ -379,6 +379,10 @@ impl Home {
             if own.is_some_and(|own| ptr::eq(own, *home)) {
                 // Of a poller that the child does not have. The others still mean what they say.
                 inbox.retain(|message| !matches!(message, Message::Closed { .. } | Message::Poke { .. }));
+                // That one lands in the parent.
+                inbox
+                    .extract_if(.., |message| matches!(message, Message::Land(_)))
+                    .for_each(std::mem::forget);
                 continue;
             }
             std::mem::forget(home.inbox.close_held(inbox));
