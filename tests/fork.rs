@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use switchgrass::hubs::{self, Hubs};
 use switchgrass::net::{TcpListener, TcpStream, UnixStream};
 use switchgrass::server::{Prefork, StreamServer, Worker, WorkerEvent};
 use switchgrass::sync::Semaphore;
@@ -62,6 +63,9 @@ const CASES: &[(&str, fn())] = cases! {
     with_hubs_that_come_and_go_the_child_can_do_all_that_takes_no_thread;
     a_greenlet_of_a_thread_that_is_gone_is_not_waited_for;
     a_thread_without_a_hub_may_fork;
+    hubs_are_the_parents;
+    a_hub_that_forks_starts_nothing_of_the_parents_in_the_child;
+    a_scope_of_hubs_ends_in_both;
     a_server_serves_in_both;
     commands_can_be_run;
 
@@ -299,6 +303,88 @@ fn a_scope_ends_in_both() {
         child
     });
     assert_eq!(count.get(), if child.is_some() { 2 } else { 1 });
+    child.iter().for_each(Child::ends_well);
+}
+
+/// Holds up the only hub until the file is written to.
+fn hold_up(hubs: &Hubs) -> std::os::unix::net::UnixStream {
+    let (here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    drop(hubs.spawn(move || {
+        tell.send(()).unwrap();
+        there.read_exact(&mut [0]).unwrap();
+    }));
+    told.recv().unwrap();
+    here
+}
+
+fn hubs_are_the_parents() {
+    let hubs = Hubs::new(1).unwrap();
+    let mut go_on = hold_up(&hubs);
+    let unstarted = hubs.spawn(|| 1);
+    let mut both = Some((hubs, unstarted));
+    fork(|| {
+        let (hubs, unstarted) = both.take().unwrap();
+        for refused in [catch(|| drop(hubs.spawn(|| ()))), catch(|| hubs.run(|| ()))] {
+            assert!(text(&refused.unwrap_err()).contains("a child has to make its own"));
+        }
+        unstarted.kill_nowait();
+        assert!(text(&unstarted.join().unwrap_err()).contains("left behind in the parent process by a fork"));
+        drop(hubs);
+        let own = Hubs::new(2).unwrap();
+        assert_eq!(own.spawn(|| 2).join().unwrap(), 2);
+    })
+    .ends_well();
+    go_on.write_all(b"!").unwrap();
+    assert_eq!(both.unwrap().1.join().unwrap(), 1);
+}
+
+fn a_hub_that_forks_starts_nothing_of_the_parents_in_the_child() {
+    let count = Shared::new();
+    let (own, outside) = (count.add(), count.add());
+    let hubs = Hubs::new(1).unwrap();
+    hubs.scope(|s| {
+        let mut go_on = hold_up(&hubs);
+        let forks = s.spawn(move || {
+            let mut own = Some(hubs::spawn(own));
+            fork(|| {
+                (0..1000).for_each(|_| yield_now());
+                sleep(Duration::from_millis(1));
+                assert!(catch(|| hubs::spawn(|| ())).is_err());
+                assert!(own.take().unwrap().join().is_err());
+                do_everything();
+            })
+            .ends_well();
+            own.unwrap().join().unwrap();
+        });
+        let outside = s.spawn(outside);
+        go_on.write_all(b"!").unwrap();
+        forks.join().unwrap();
+        outside.join().unwrap();
+    });
+    assert_eq!(count.get(), 2);
+}
+
+fn a_scope_of_hubs_ends_in_both() {
+    let hubs = Hubs::new(1).unwrap();
+    let mut go_on = hold_up(&hubs);
+    let (started, unstarted) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let child = hubs.scope(|s| {
+        s.spawn(|| started.fetch_add(1, Ordering::SeqCst));
+        go_on.write_all(b"!").unwrap();
+        while started.load(Ordering::SeqCst) == 0 {
+            sleep(Duration::from_millis(1));
+        }
+        go_on = hold_up(&hubs);
+        s.spawn(|| unstarted.fetch_add(1, Ordering::SeqCst));
+        let child = raw_fork();
+        match &child {
+            Some(_) => go_on.write_all(b"!").unwrap(),
+            None => assert!(catch(|| drop(s.spawn(|| ()))).is_err()),
+        }
+        child
+    });
+    assert_eq!(unstarted.into_inner(), if child.is_some() { 1 } else { 0 });
     child.iter().for_each(Child::ends_well);
 }
 

@@ -46,6 +46,7 @@ impl Hub {
         }
         let poller = self.poller.borrow_mut().take();
         drop(self.timers.take());
+        self.leave_team_behind();
         self.outside_waits.set(0);
         let main_is_ready = self.main_task().local.state.get() == State::Ready;
         self.home.ready().clear();

@@ -19,6 +19,7 @@ mod idle;
 pub(crate) mod inspect;
 mod masked;
 mod observe;
+mod pace;
 mod poller;
 pub(crate) mod record;
 mod report;
@@ -244,7 +245,7 @@ pub(crate) fn be_fair() {
 #[cold]
 fn create() -> &'static Hub {
     let home = Home::move_in();
-    home.restart_countdown(RESUMES_PER_CHECK);
+    home.restart_countdown(RESUMES_PER_CHECK, 0);
     let id = new_ids(1).start;
     let origin = Origin {
         id,

@@ -129,7 +129,7 @@ impl Hub {
         self.resumed.set(self.resumptions());
         let window = if self.runs_are_observed() { 0 } else { runs_left.min(RESUMES_PER_CHECK) };
         self.window.set(window);
-        self.home.restart_countdown(window);
+        self.home.restart_countdown(window, self.resumed.get());
     }
 
     /// Counts a run that the countdown does not see, and that has so many times the chance of
@@ -158,7 +158,8 @@ impl Hub {
                 return Next::Turn(next);
             }
             self.checks.set(left - 1);
-            let Some(ptr) = next.take().or_else(|| self.home.ready().pop_front()) else {
+            let ready = next.take().or_else(|| self.home.ready().pop_front());
+            let Some(ptr) = ready.or_else(|| self.take_work()) else {
                 return Next::Turn(None);
             };
             self.resumed.set(self.resumed.get().wrapping_add(1));

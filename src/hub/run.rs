@@ -61,6 +61,9 @@ impl Hub {
                 other => return Ok(other),
             }
         }
+        // One per turn, for a second one that has landed would wait for the first: so before the sleep, whose end may
+        // start one, too, and which does not come about then. And the target of a switch goes before it.
+        self.start_one();
         if let Some(target) = next {
             self.run_next(self.alive(target));
         }
@@ -72,7 +75,7 @@ impl Hub {
             self.fire_timers();
             self.end_part(Cause::Timer);
             self.read_mail();
-            self.start_one();
+            self.watch_no_more();
             self.end_turn(Cause::Thread);
             waited
         });

@@ -110,7 +110,7 @@ impl Hub {
             && self.may_sleep()
         {
             if self.home.inbox().fall_asleep() {
-                self.poll(if may_be_quiet { Some(QUIET) } else { timeout });
+                self.poll(self.sleep_limit(if may_be_quiet { Some(QUIET) } else { timeout }));
                 self.home.inbox().wake_up();
                 self.vigil.set(Vigil { woken_by_mail: self.home.inbox().has_mail(), ..self.vigil.get() });
             }

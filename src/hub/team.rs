@@ -7,20 +7,27 @@
 //! time keep none from starting. It runs at once. What a hub has not taken others can have: so a task that computes for long holds up nobody
 //! but those that have started on its hub.
 //!
-//! Who is woken when there is work: `idle.rs`.
+//! Who is woken when there is work: `idle.rs`. Whether it is worth taking: `pace.rs`. A hub without work that sees some which is not *watches*: it sleeps for a millisecond at most, and
+//! counts as one that searches. So while tiny tasks come and go, nobody is woken for them, and when their hub gets stuck with some, that is seen within a millisecond.
 
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 
 use super::Hub;
 use super::idle::Idle;
+use super::pace::Paces;
+use crate::sys::clock::Nanos;
 use crate::sys::fork;
 use crate::task::{Afloat, GreenletExit, Home, Message, Task};
+
+/// One that sees work in good hands looks again after so long: whoever has it may have become slow, or stuck.
+const WATCH: Duration = Duration::from_millis(1);
 
 /// What several hubs share.
 #[derive(Debug)]
@@ -46,6 +53,10 @@ pub(crate) struct Member {
     team: Arc<Team>,
     index: usize,
     queue: Worker<Afloat>,
+    paces: Paces,
+    /// It sleeps for no longer than [`WATCH`], and searches meanwhile.
+    watches: Cell<bool>,
+    looks_again_at: Cell<Nanos>,
     has_left: Cell<bool>,
 }
 
@@ -60,8 +71,15 @@ impl Team {
             idle: Idle::new(),
             process: fork::generation(),
         });
-        let member =
-            |(index, queue)| Member { team: Arc::clone(&team), index, queue, has_left: Cell::new(false) };
+        let member = |(index, queue)| Member {
+            team: Arc::clone(&team),
+            index,
+            queue,
+            paces: Paces::new(size),
+            watches: Cell::new(false),
+            looks_again_at: Cell::new(0),
+            has_left: Cell::new(false),
+        };
         let members = queues.into_iter().enumerate().map(member).collect();
         (team, members)
     }
@@ -70,13 +88,18 @@ impl Team {
         self.members.len()
     }
 
+    /// Whether its threads are here: not in a child process.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.process == fork::generation()
+    }
+
     /// Puts in a task from outside of the team.
     ///
     /// # Errors
     ///
     /// The task: this is a child process, in which nobody would run it.
     pub(crate) fn inject(&self, task: Afloat) -> Result<(), Afloat> {
-        if self.process != fork::generation() {
+        if !self.is_of_this_process() {
             return Err(task);
         }
         self.injector.push(task);
@@ -92,7 +115,7 @@ impl Team {
     ///
     /// As [`Team::inject`].
     pub(crate) fn send_to(&self, index: usize, task: Afloat) -> Result<(), Afloat> {
-        if self.process != fork::generation() {
+        if !self.is_of_this_process() {
             return Err(task);
         }
         let &(home, hub) = self.members[index].hub.wait();
@@ -122,15 +145,49 @@ impl Team {
     fn has_work(&self) -> bool {
         !self.injector.is_empty() || self.members.iter().any(|seat| !seat.stealer.is_empty())
     }
+}
 
-    /// Takes a task from what all have, or from another member, the first of which is to be `first`; and puts some more into `queue`.
-    fn steal(&self, queue: &Worker<Afloat>, first: usize) -> Option<Afloat> {
-        let others = self.members[first..].iter().chain(&self.members[..first]);
-        let victims = others.map(|seat| &seat.stealer);
-        until_decided(|| self.injector.steal_batch_and_pop(queue)).or_else(|| {
-            victims.into_iter().find_map(|victim| until_decided(|| victim.steal_batch_and_pop(queue)))
-        })
+impl Member {
+    /// Another member that has work, and gets on slowly. The first one to be looked at is any.
+    fn find_slow(&self, hub: &Hub) -> Option<usize> {
+        let (count, first) = (self.team.size(), hub.any_below(self.team.size()));
+        let others = (0..count).map(|offset| (first + offset) % count);
+        let busy = others.filter_map(|index| {
+            let seat = &self.team.members[index];
+            // Its own queue was empty. If there is something now, the loop finds it.
+            (index != self.index && !seat.stealer.is_empty()).then_some((index, seat.hub.get()?.0))
+        });
+        self.paces.find_slow(busy)
     }
+
+    /// Whether there is work that somebody should take from where it is, as far as is known. For one that is awake: does not look all the time.
+    fn sees_what_to_take(&self, hub: &Hub) -> bool {
+        if !self.team.injector.is_empty() {
+            return true;
+        }
+        if hub.now.get() < self.looks_again_at.get() {
+            return false;
+        }
+        let sees = self.find_slow(hub).is_some();
+        if !sees {
+            self.looks_again_at.set(hub.now.get() + WATCH.as_nanos() as Nanos);
+        }
+        sees
+    }
+
+    fn end_search(&self) {
+        if self.team.idle.end_search() && self.team.has_work() {
+            self.team.tell_somebody();
+        }
+    }
+}
+
+/// What a search has come upon.
+enum Found {
+    Task(Afloat),
+    /// There is work, but who has it gets on with it.
+    InGoodHands,
+    Nothing,
 }
 
 /// Tries again while somebody else was faster.
@@ -166,9 +223,20 @@ impl Hub {
     pub(crate) fn leave_team(&self) {
         let Some(member) = self.member() else { return };
         member.has_left.set(true);
+        // Some may have been sent here.
+        self.in_loop(|| self.read_mail());
         let injected = || until_decided(|| member.team.injector.steal());
         while let Some(task) = member.queue.pop().or_else(injected) {
             self.land(task).interrupt(Box::new(GreenletExit));
+        }
+    }
+
+    /// In the child of a fork: the team is the parent's, and its queues are as other threads have left them.
+    pub(super) fn leave_team_behind(&self) {
+        if let Some(member) = self.member() {
+            member.has_left.set(true);
+            // It is never dropped, nor is what waits in it.
+            std::mem::forget(Arc::clone(&member.team));
         }
     }
 
@@ -180,7 +248,7 @@ impl Hub {
     #[inline]
     pub(crate) fn put_in(&self, task: Afloat) -> Result<(), Afloat> {
         let Some(member) = self.member.get() else { return Err(task) };
-        if member.team.process != fork::generation() {
+        if !member.team.is_of_this_process() {
             return Err(task);
         }
         if member.has_left.get() {
@@ -197,11 +265,23 @@ impl Hub {
     pub(crate) fn land(&self, task: Afloat) -> &Task {
         let (task, messages) = task.land(self.home);
         let landed = self.alive(self.adopt(task));
-        self.run_next(landed);
-        for message in messages {
-            self.read(message);
+        if std::thread::panicking() {
+            // Somebody unwinds, and has another one unwound meanwhile: nobody may run before they have.
+            landed.make_ready();
+        } else {
+            self.run_next(landed);
+        }
+        if !messages.is_empty() {
+            self.read_landed(messages);
         }
         landed
+    }
+
+    /// Reads what has come for a task before it had a hub. What is dropped with that may be the user's, so nothing may wait meanwhile.
+    #[cold]
+    fn read_landed(&self, messages: Vec<Message>) {
+        let read = || messages.into_iter().for_each(|message| self.read(message));
+        if self.refuses_to_suspend() { read() } else { self.in_loop(read) }
     }
 
     /// A task to be started, if there is one: own, injected, or stolen. To be called when no other is ready.
@@ -214,20 +294,30 @@ impl Hub {
     }
 
     fn search(&self, member: &Member) -> Option<Afloat> {
-        if !member.team.has_work() {
+        if !member.team.has_work() || !member.sees_what_to_take(self) {
             return None;
         }
         member.team.idle.begin_search();
-        self.search_as_chosen(member)
+        let found = self.look(member);
+        member.end_search();
+        match found {
+            Found::Task(task) => Some(task),
+            Found::InGoodHands | Found::Nothing => None,
+        }
     }
 
-    fn search_as_chosen(&self, member: &Member) -> Option<Afloat> {
+    /// Looks into the queues of the others, as one that searches.
+    fn look(&self, member: &Member) -> Found {
         let team = &member.team;
-        let found = team.steal(&member.queue, self.any_below(team.size()));
-        if team.idle.end_search() && team.has_work() {
-            team.tell_somebody();
+        let task = until_decided(|| team.injector.steal_batch_and_pop(&member.queue)).or_else(|| {
+            let victim = member.find_slow(self)?;
+            until_decided(|| team.members[victim].stealer.steal_batch_and_pop(&member.queue))
+        });
+        match task {
+            Some(task) => Found::Task(task),
+            None if team.has_work() => Found::InGoodHands,
+            None => Found::Nothing,
         }
-        found
     }
 
     /// To be called now and then, while others are ready all the time: starts the first of what waits.
@@ -238,29 +328,72 @@ impl Hub {
         }
     }
 
-    /// Whether there is work that nobody has taken.
+    /// Whether there is work for this hub.
     pub(super) fn sees_work(&self) -> bool {
-        self.member().is_some_and(|member| member.team.has_work())
+        self.member().is_some_and(|member| member.sees_what_to_take(self))
     }
 
     /// The hub is about to sleep. `false`: there is work.
     pub(super) fn may_sleep(&self) -> bool {
-        let Some(member) = self.member() else { return true };
-        member.team.idle.fall_asleep(member.index);
+        let Some(member) = self.member().filter(|member| !member.watches.get()) else { return true };
+        let idle = &member.team.idle;
+        idle.fall_asleep(member.index);
         if !member.team.has_work() {
             return true;
         }
-        self.has_slept();
-        false
+        if !idle.wake_up(member.index) {
+            idle.begin_search();
+        }
+        match self.look(member) {
+            Found::Task(task) => {
+                member.end_search();
+                self.land(task);
+            }
+            Found::InGoodHands => member.watches.set(true),
+            Found::Nothing => member.end_search(),
+        }
+        member.watches.get()
+    }
+
+    /// How long the hub may sleep, if it is to be so long at most otherwise.
+    pub(super) fn sleep_limit(&self, limit: Option<Duration>) -> Option<Duration> {
+        match self.member() {
+            Some(member) if member.watches.get() => Some(limit.map_or(WATCH, |limit| limit.min(WATCH))),
+            _ => limit,
+        }
     }
 
     /// The hub does not sleep any more.
     pub(super) fn has_slept(&self) {
         let Some(member) = self.member() else { return };
-        if member.team.idle.wake_up(member.index)
-            && let Some(task) = self.search_as_chosen(member)
-        {
+        let has_watched = member.watches.get();
+        if !has_watched && !member.team.idle.wake_up(member.index) {
+            return;
+        }
+        let found = self.look(member);
+        // Woken for what is done already, it watches for a while: or each push would wake it anew.
+        member.watches.set(match &found {
+            Found::Task(_) => false,
+            Found::InGoodHands => true,
+            Found::Nothing => !has_watched,
+        });
+        if !member.watches.get() {
+            member.end_search();
+        }
+        if let Found::Task(task) = found {
             self.land(task);
+        }
+    }
+
+    /// Before greenlets run: who runs them does not watch.
+    #[inline]
+    pub(super) fn watch_no_more(&self) {
+        if let Some(member) = self.member()
+            && member.watches.get()
+            && !self.home.ready().is_empty()
+        {
+            member.watches.set(false);
+            member.end_search();
         }
     }
 }

@@ -47,6 +47,7 @@ mod scope;
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::panic::Location;
 use std::ptr;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ use std::thread::{self, JoinHandle};
 use crate::coro::unwind;
 use crate::greenlet::{Builder, Children, Greenlet, launch_afloat};
 use crate::hub::team::{Member, Team};
-use crate::hub::{existing, hub};
+use crate::hub::{existing, hub, watch_forks};
 use crate::sync::Event;
 use crate::task::{Afloat, GreenletExit, Origin};
 use crate::threadpool::unblock;
@@ -83,6 +84,8 @@ impl Hubs {
         if hubs == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "there must be one hub at least"));
         }
+        // Before there are threads: a child of this process is to know that they are not its own.
+        watch_forks();
         let (team, members) = Team::new(hubs);
         let mut hubs = Hubs { team, stop: Arc::default(), threads: Vec::new() };
         for (index, member) in members.into_iter().enumerate() {
@@ -247,14 +250,18 @@ impl Default for Hubs {
 
 impl Drop for Hubs {
     fn drop(&mut self) {
-        self.stop.set();
         let threads = std::mem::take(&mut self.threads);
+        if !self.team.is_of_this_process() {
+            // They are the parent's.
+            return mem::forget(threads);
+        }
+        self.stop.set();
         if is_member(&self.team) {
             return;
         }
         let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
         // Where nothing can wait, the OS thread does.
-        if thread::panicking() { join() } else { unblock(join) }
+        if hub().may_wait_now() { unblock(join) } else { join() }
     }
 }
 
@@ -291,7 +298,10 @@ fn work(member: Member, stop: &Event) {
     hub.join_team(member);
     {
         let _outside = hub.outside_wait();
-        stop.wait();
+        // A greenlet may interrupt the thread's own context. And in the child of a fork there is nothing to wait for.
+        while hub.team().is_some() && !stop.is_set() {
+            drop(unwind::catch(|| stop.wait()));
+        }
     }
     hub.leave_team();
 }

@@ -62,8 +62,9 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         // SAFETY: what `f` and its result borrow lives at least as long as the scope, which is left after all its
         // greenlets have ended (see `Children::run`); their handles cannot leave it ('scope). `unhandled` outlives the scope.
         let (task, greenlet) = unsafe { launch_afloat(Origin::here(), f, self.children.unhandled()) };
-        self.children.add(task.task());
+        // First, for it may be refused. And until it is in the list, who is here keeps the scope from ending: the body, or another greenlet of it.
         put_in(self.team, task);
+        self.children.add(greenlet.task());
         ScopedGreenlet { greenlet, scope: PhantomData }
     }
 }

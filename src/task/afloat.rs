@@ -6,12 +6,14 @@
 //! Until then that number is [`AFLOAT`], and messages for it (a kill) are kept here:
 //!
 //! ```text
-//!   AFLOAT ──────── land ────────▶ the hub's number
-//!     │                                   ▲
-//!   leave                                 │
-//!     ▼                                   │
-//!   MAILED ── land, under the lock ───────┘
+//!   AFLOAT ────────────── land ──────────────▶ the hub's number
+//!     │                                               ▲
+//!   leave                                             │
+//!     ▼                                               │
+//!   AFLOAT | MAILED ── land, under the lock ──────────┘
 //! ```
+//!
+//! It also tells the process: those that are afloat at a fork land in the parent only.
 
 #![forbid(unsafe_code)]
 
@@ -20,12 +22,19 @@ use std::ptr;
 use std::sync::atomic::Ordering;
 
 use super::{Body, Home, Message, Origin, TaskRef};
+use crate::sys::fork;
 use crate::sys::lock::{Lock, LockGuard};
 
-/// It has no hub.
-const AFLOAT: u64 = u64::MAX;
-/// It has no hub, but messages.
-const MAILED: u64 = u64::MAX - 1;
+/// It has no hub. The numbers of hubs never come so far.
+const AFLOAT: u64 = 1 << 63;
+/// There are messages for it.
+const MAILED: u64 = 1;
+
+/// One of this process that has no messages.
+#[inline(always)]
+fn afloat_here() -> u64 {
+    AFLOAT | u64::from(fork::generation()) << 1
+}
 
 /// The messages, by the address of their task, which each of them keeps alive.
 static MESSAGES: Lock<BTreeMap<usize, Vec<Message>>> = Lock::new(BTreeMap::new());
@@ -39,7 +48,12 @@ pub(super) fn hold() -> Held {
 
 #[inline(always)]
 pub(super) fn is_afloat(incarnation: u64) -> bool {
-    incarnation >= MAILED
+    incarnation >= AFLOAT
+}
+
+/// Whether it is for a hub of the parent process to take.
+pub(super) fn is_left_behind(incarnation: u64) -> bool {
+    is_afloat(incarnation) && incarnation & !MAILED != afloat_here()
 }
 
 /// Leaves a message for a task that has no hub yet.
@@ -51,14 +65,16 @@ pub(super) fn is_afloat(incarnation: u64) -> bool {
 pub(super) fn leave(task: &TaskRef, message: Message) -> Result<(), Message> {
     let mut messages = MESSAGES.lock();
     let incarnation = &task.shared().incarnation;
-    let marked = incarnation.compare_exchange(AFLOAT, MAILED, Ordering::Relaxed, Ordering::Acquire);
-    match marked {
-        Ok(_) | Err(MAILED) => {
-            messages.entry(task.0.addr().get()).or_default().push(message);
-            Ok(())
-        }
-        Err(_) => Err(message),
+    let before = incarnation.load(Ordering::Acquire);
+    if !is_afloat(before)
+        || incarnation
+            .compare_exchange(before, before | MAILED, Ordering::Relaxed, Ordering::Acquire)
+            .is_err()
+    {
+        return Err(message);
     }
+    messages.entry(task.0.addr().get()).or_default().push(message);
+    Ok(())
 }
 
 /// An unstarted task that has no hub yet, with the reference that will be its hub's.
@@ -75,7 +91,7 @@ impl Afloat {
         handles: usize,
         body: B,
     ) -> Afloat {
-        Afloat(TaskRef::of_incarnation(home, AFLOAT, origin, handles, body))
+        Afloat(TaskRef::of_incarnation(home, afloat_here(), origin, handles, body))
     }
 
     pub(crate) fn task(&self) -> &TaskRef {
@@ -90,7 +106,7 @@ impl Afloat {
         let number = home.incarnation();
         // Release: who sees the number sees the home.
         let landed =
-            shared.incarnation.compare_exchange(AFLOAT, number, Ordering::Release, Ordering::Relaxed);
+            shared.incarnation.compare_exchange(afloat_here(), number, Ordering::Release, Ordering::Relaxed);
         let messages = if landed.is_ok() { Vec::new() } else { take_messages(&self.0, number) };
         (self.0, messages)
     }

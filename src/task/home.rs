@@ -93,6 +93,8 @@ pub(crate) struct Home {
     /// same task as before.
     countdown: AtomicU32,
     looks: AtomicU64,
+    /// How many resumptions there will have been when that has come.
+    resumed_then: AtomicU64,
     /// How many signal handlers of the program have run on this thread, and how many of those were installed without `SA_RESTART`.
     #[cfg(feature = "monkey")]
     signals: AtomicU32,
@@ -159,6 +161,7 @@ impl Home {
                 cells: Cells::new(),
                 countdown: AtomicU32::new(0),
                 looks: AtomicU64::new(0),
+                resumed_then: AtomicU64::new(0),
                 #[cfg(feature = "monkey")]
                 signals: AtomicU32::new(0),
                 #[cfg(feature = "monkey")]
@@ -198,9 +201,15 @@ impl Home {
     }
 
     /// The hub looks at the clock, and will again after so many resumptions. Owner only.
-    pub(crate) fn restart_countdown(&self, from: u32) {
+    pub(crate) fn restart_countdown(&self, from: u32, resumed: u64) {
+        self.resumed_then.store(resumed + u64::from(from), Ordering::Relaxed);
         self.looks.store(self.looks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.set_countdown(from);
+    }
+
+    /// How many resumptions there were, about: another hub reads it while it changes.
+    pub(crate) fn resumptions(&self) -> u64 {
+        self.resumed_then.load(Ordering::Relaxed).wrapping_sub(self.countdown.load(Ordering::Relaxed).into())
     }
 
     /// A number that changes whenever the hub resumes a task, and goes round its loop.
@@ -370,6 +379,10 @@ impl Home {
             if own.is_some_and(|own| ptr::eq(own, *home)) {
                 // Of a poller that the child does not have. The others still mean what they say.
                 inbox.retain(|message| !matches!(message, Message::Closed { .. } | Message::Poke { .. }));
+                // That one lands in the parent.
+                inbox
+                    .extract_if(.., |message| matches!(message, Message::Land(_)))
+                    .for_each(std::mem::forget);
                 continue;
             }
             std::mem::forget(home.inbox.close_held(inbox));

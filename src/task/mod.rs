@@ -847,7 +847,10 @@ impl TaskRef {
     pub(crate) fn has_no_hub(&self) -> bool {
         let shared = self.shared();
         let incarnation = shared.incarnation.load(Ordering::Acquire);
-        !afloat::is_afloat(incarnation) && shared.home().incarnation() != incarnation
+        match afloat::is_afloat(incarnation) {
+            true => afloat::is_left_behind(incarnation),
+            false => shared.home().incarnation() != incarnation,
+        }
     }
 
     /// Starts a task that has not been started, from any thread.

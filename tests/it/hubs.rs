@@ -16,7 +16,7 @@ use switchgrass::server::{DatagramServer, Spread, StreamServer};
 use switchgrass::sync::Event;
 use switchgrass::{Builder, GreenletExit, joinall, spawn, timeout, yield_now};
 
-use crate::util::{Drops, catch};
+use crate::util::{Drops, catch, in_child, time_limit};
 
 fn here() -> ThreadId {
     thread::current().id()
@@ -507,4 +507,123 @@ fn run_borrows_and_gives_the_result() {
     let hubs = Hubs::new(1).unwrap();
     let text = String::from("borrowed");
     assert_eq!(hubs.run(|| text.len()), 8);
+}
+
+// ---- Corners --------------------------------------------------------------------------------------------------------
+
+/// While runs are recorded the loop is another one.
+#[test]
+fn a_hub_steals_while_it_is_recorded() {
+    in_child("hubs::a_hub_steals_while_it_is_recorded", || {
+        time_limit();
+        let hubs = Hubs::new(2).unwrap();
+        switchgrass::trace::start(1000);
+        hubs.run(|| {
+            let stuck = here();
+            let greenlets: Vec<_> = (0..100).map(|_| hubs::spawn(here)).collect();
+            while !greenlets.iter().all(|greenlet| greenlet.is_ready()) {
+                std::hint::spin_loop();
+            }
+            assert!(greenlets.into_iter().all(|greenlet| greenlet.join().unwrap() != stuck));
+        });
+        let trace = switchgrass::trace::stop();
+        let seen: HashSet<_> = trace.tasks().iter().map(|task| task.hub).collect();
+        assert!(seen.len() <= 3, "{seen:?}");
+    });
+}
+
+/// The second exit is dropped by the hub that takes the greenlet, in its loop.
+#[test]
+fn what_an_unstarted_one_was_killed_with_cannot_wait_when_it_is_dropped() {
+    struct Waits(mpsc::Sender<bool>);
+    impl Drop for Waits {
+        fn drop(&mut self) {
+            self.0.send(catch(yield_now).is_err()).unwrap();
+        }
+    }
+    in_child("hubs::what_an_unstarted_one_was_killed_with_cannot_wait_when_it_is_dropped", || {
+        time_limit();
+        let hubs = Hubs::new(1).unwrap();
+        let (tell, refused) = mpsc::channel();
+        hubs.run(|| {
+            let greenlet = hubs::spawn(|| ());
+            greenlet.kill_nowait();
+            greenlet.kill_nowait_with(Waits(tell));
+            assert!(greenlet.join().unwrap_err().is::<GreenletExit>());
+        });
+        assert!(refused.recv().unwrap());
+    });
+}
+
+#[test]
+fn hubs_that_are_dropped_in_the_event_loop_end() {
+    in_child("hubs::hubs_that_are_dropped_in_the_event_loop_end", || {
+        time_limit();
+        let drops = Drops::new();
+        let hubs = Hubs::new(2).unwrap();
+        waits_with(&hubs, drops.guard());
+        let one = spawn(|| ());
+        one.rawlink(move || drop(hubs));
+        one.join().unwrap();
+        assert_eq!(drops.count(), 1);
+    });
+}
+
+/// What a greenlet was to run with, which is killed before, at the end of its thread.
+#[test]
+fn hubs_that_are_dropped_when_their_thread_ends_end() {
+    let drops = Drops::new();
+    let guard = drops.guard();
+    thread::spawn(move || {
+        let hubs = Hubs::new(2).unwrap();
+        waits_with(&hubs, guard);
+        drop(spawn(move || drop(hubs)));
+    })
+    .join()
+    .unwrap();
+    assert_eq!(drops.count(), 1);
+}
+
+/// A greenlet of these hubs that never ends by itself, and has begun to wait. To unwind it takes a while.
+#[expect(clippy::disallowed_methods, reason = "it takes its thread's time")]
+fn waits_with(hubs: &Hubs, guard: crate::util::DropGuard) {
+    let (tell, told) = mpsc::channel();
+    drop(hubs.spawn(move || {
+        let _guard = guard;
+        let _slow = crate::util::OnDrop(|| thread::sleep(Duration::from_millis(20)));
+        tell.send(()).unwrap();
+        Event::new().wait();
+    }));
+    told.recv().unwrap();
+}
+
+/// In a raw link, `current` is the thread's own context.
+#[test]
+fn a_hub_whose_own_context_is_killed_goes_on() {
+    in_child("hubs::a_hub_whose_own_context_is_killed_goes_on", || {
+        time_limit();
+        let hubs = Hubs::new(1).unwrap();
+        hubs.run(|| {
+            let one = hubs::spawn(|| ());
+            one.rawlink(|| switchgrass::current().kill_nowait());
+            one.join().unwrap();
+        });
+        assert_eq!(hubs.spawn(|| 7).join().unwrap(), 7);
+    });
+}
+
+#[test]
+fn what_was_sent_to_a_hub_that_ends_at_once_ends_too() {
+    in_child("hubs::what_was_sent_to_a_hub_that_ends_at_once_ends_too", || {
+        time_limit();
+        let drops = Drops::new();
+        for _ in 0..300 {
+            let hubs = Hubs::new(2).unwrap();
+            let guard = drops.guard();
+            let greenlets = hubs.broadcast(move |_| _ = &guard);
+            drop(hubs);
+            joinall(&greenlets);
+        }
+        assert_eq!(drops.count(), drops.made());
+    });
 }

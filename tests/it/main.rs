@@ -32,6 +32,7 @@ mod signal;
 mod stats;
 mod stress;
 mod stress_all;
+mod stress_hubs;
 mod switch;
 mod sync;
 mod sync_std;

@@ -132,6 +132,13 @@ impl Drops {
 
 pub(crate) struct DropGuard(Drops);
 
+impl DropGuard {
+    /// One more, which is counted with this one.
+    pub(crate) fn another(&self) -> DropGuard {
+        self.0.guard()
+    }
+}
+
 impl Drop for DropGuard {
     fn drop(&mut self) {
         self.0.0.dropped.fetch_add(1, Ordering::SeqCst);
