@@ -306,6 +306,7 @@ fn draw_growth(rounds: &str, file: &str) -> Result<(), Box<dyn Error>> {
     let mut chart = ChartBuilder::on(&root)
         .caption("Cost of an operation, by how many greenlets there are", ("sans-serif", 24))
         .margin(15)
+        .margin_right(60)
         .x_label_area_size(45)
         .y_label_area_size(80)
         .build_cartesian_2d((fewest..most).log_scale(), (5.0..dearest * 2.0).log_scale())?;
@@ -334,7 +335,7 @@ fn draw_growth(rounds: &str, file: &str) -> Result<(), Box<dyn Error>> {
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::MiddleLeft)
         .background_style(WHITE)
         .border_style(RGBColor(220, 220, 220))
         .label_font(("sans-serif", 15))
