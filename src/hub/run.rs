@@ -30,14 +30,17 @@ impl Hub {
         let result = 'turns: loop {
             // The target of a switch, what is ready, in order, and what is not started; but only so much before the next look at I/O and timers.
             while self.turn_goes_on() {
-                match next.take().or_else(|| self.home.ready().pop_front()).or_else(|| self.take_work()) {
+                match next.take().or_else(|| self.home.ready().pop_front()) {
                     Some(task) if task == self.main_ptr => break 'turns Ok(()),
                     Some(task) => next = self.resume(task),
-                    None => {
-                        // That was none.
-                        self.home.set_countdown(self.home.countdown() + 1);
-                        break;
-                    }
+                    None => match self.start_work() {
+                        Some(target) => next = target,
+                        None => {
+                            // That was none.
+                            self.home.set_countdown(self.home.countdown() + 1);
+                            break;
+                        }
+                    },
                 }
             }
             match self.between_runs(next.take()) {
