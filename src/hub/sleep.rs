@@ -106,10 +106,12 @@ impl Hub {
         drop(self.poller());
         let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
         let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
+        let mut polled = false;
         if !(timeout.is_none_or(|timeout| timeout > LOOKS * BETWEEN_LOOKS) && self.mail_comes_soon())
             && self.may_sleep()
         {
             if self.home.inbox().fall_asleep() {
+                polled = true;
                 self.poll(self.sleep_limit(if may_be_quiet { Some(QUIET) } else { timeout }));
                 self.home.inbox().wake_up();
                 self.vigil.set(Vigil { woken_by_mail: self.home.inbox().has_mail(), ..self.vigil.get() });
@@ -117,7 +119,8 @@ impl Hub {
             self.has_slept();
         }
         self.lonely.set(self.home.ready().is_empty() && !self.home.inbox().has_mail());
-        if may_be_quiet && self.lonely.get() {
+        // If it has not even slept, there is work of its team, and it is not quiet at all.
+        if polled && may_be_quiet && self.lonely.get() {
             self.stacks.borrow_mut().sweep(STACKS_SWEPT_IDLE);
             self.home.trim();
         } else {
