@@ -5,6 +5,7 @@
 use std::cell::RefMut;
 use std::io;
 use std::sync::LazyLock;
+use std::thread;
 use std::time::Duration;
 
 use super::{Deadlock, Hub, Poller};
@@ -34,7 +35,7 @@ const LONGEST_PAUSE: u32 = 64;
 
 /// With one core, who is to send the mail runs only when this hub does not.
 static HAS_CORES: LazyLock<bool> =
-    LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
+    LazyLock::new(|| thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
 
 /// Whether it is worth while to look out for mail.
 #[derive(Clone, Copy, Debug, Default)]
@@ -145,6 +146,8 @@ impl Hub {
         let began = clock::now();
         let comes = (1..=LOOKS).any(|look| {
             let until = clock::after(began, look * BETWEEN_LOOKS);
+            // On a busy machine, who is to send it may wait for this very core.
+            thread::yield_now();
             while clock::now() < until {
                 std::hint::spin_loop();
             }
