@@ -5,6 +5,7 @@
 use std::cell::RefMut;
 use std::io;
 use std::sync::LazyLock;
+use std::thread;
 use std::time::Duration;
 
 use super::{Deadlock, Hub, Poller};
@@ -34,7 +35,7 @@ const LONGEST_PAUSE: u32 = 64;
 
 /// With one core, who is to send the mail runs only when this hub does not.
 static HAS_CORES: LazyLock<bool> =
-    LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
+    LazyLock::new(|| thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
 
 /// Whether it is worth while to look out for mail.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,10 +107,12 @@ impl Hub {
         drop(self.poller());
         let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
         let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
+        let mut polled = false;
         if !(timeout.is_none_or(|timeout| timeout > LOOKS * BETWEEN_LOOKS) && self.mail_comes_soon())
             && self.may_sleep()
         {
             if self.home.inbox().fall_asleep() {
+                polled = true;
                 self.poll(self.sleep_limit(if may_be_quiet { Some(QUIET) } else { timeout }));
                 self.home.inbox().wake_up();
                 self.vigil.set(Vigil { woken_by_mail: self.home.inbox().has_mail(), ..self.vigil.get() });
@@ -117,7 +120,8 @@ impl Hub {
             self.has_slept();
         }
         self.lonely.set(self.home.ready().is_empty() && !self.home.inbox().has_mail());
-        if may_be_quiet && self.lonely.get() {
+        // If it has not even slept, there is work of its team, and it is not quiet at all.
+        if polled && may_be_quiet && self.lonely.get() {
             self.stacks.borrow_mut().sweep(STACKS_SWEPT_IDLE);
             self.home.trim();
         } else {
@@ -142,6 +146,8 @@ impl Hub {
         let began = clock::now();
         let comes = (1..=LOOKS).any(|look| {
             let until = clock::after(began, look * BETWEEN_LOOKS);
+            // On a busy machine, who is to send it may wait for this very core.
+            thread::yield_now();
             while clock::now() < until {
                 std::hint::spin_loop();
             }

@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 const STEP: usize = 64;
 /// Cells of up to this many steps are kept.
 const CLASSES: usize = 16;
-/// How many cells a block has.
-const CELLS: usize = 16;
+/// How many cells a block has: some 60 KiB of usual ones. glibc grows the arena of a thread by a system call per block, which all threads wait for.
+const CELLS: usize = 128;
 /// How many of a size are kept while the hub is busy, since a batch as large as the last one may follow …
 const KEPT_BUSY: usize = 256 * 1024;
 /// … and when it has nothing to do: up to 2 MiB of usual cells.
