@@ -66,7 +66,8 @@ pub use self::scope::{Scope, ScopedGreenlet};
 /// Hubs on OS threads of their own, which share unstarted greenlets; see the [module](self).
 ///
 /// When it is dropped, its threads end: greenlets that have not ended are killed and unwound there, and those that have not started never run. The drop waits for that,
-/// unless it happens on one of these threads. May switch then.
+/// unless it happens on one of these threads. May switch then. Where nothing can wait, while its greenlet unwinds for example, it blocks the OS
+/// thread: what these greenlets wait for must not be on that thread then.
 #[must_use = "dropped at once, it ends its greenlets"]
 pub struct Hubs {
     team: Arc<Team>,
