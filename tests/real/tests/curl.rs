@@ -1,8 +1,12 @@
 //! libcurl, by the `curl` crate's easy interface: C code that waits by `poll`.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use curl::easy::Easy;
+use rustls::pki_types::PrivateKeyDer;
 
 fn easy(url: &str) -> Easy {
     let mut easy = Easy::new();
@@ -83,4 +87,59 @@ fn a_kill_or_a_timeout_ends_a_transfer_with_an_error() {
     for error in real::ended(move || get(&mut easy(&url)).unwrap_err(), request) {
         assert!(!error.is_operation_timedout(), "{error}");
     }
+}
+
+/// The system's libcurl does TLS by OpenSSL: C code below C code, with state of its own per connection and per thread. The server is `rustls`, on the same thread.
+#[test]
+fn a_hundred_handshakes_of_openssl_overlap() {
+    let version = curl::Version::get().ssl_version().unwrap_or("none").to_owned();
+    assert!(
+        version.starts_with("OpenSSL"),
+        "libcurl does TLS by {version} here: install libcurl4-openssl-dev"
+    );
+    let server = serve_tls(100);
+    real::all(100, move |number| {
+        let mut easy = easy(&format!("https://{server}/{number}"));
+        // Its certificate is its own.
+        easy.ssl_verify_peer(false).unwrap();
+        easy.ssl_verify_host(false).unwrap();
+        assert_eq!(get(&mut easy).unwrap(), format!("/{number}"));
+    });
+}
+
+/// Answers each request with its path, when `together` connections have come: in greenlets of this thread.
+fn serve_tls(together: usize) -> SocketAddr {
+    real::patched();
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let configuration = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    let (configuration, meeting) = (Arc::new(configuration), Arc::new(Barrier::new(together)));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    switchgrass::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            let (configuration, meeting) = (Arc::clone(&configuration), Arc::clone(&meeting));
+            switchgrass::spawn(move || {
+                meeting.wait();
+                let connection = rustls::ServerConnection::new(configuration).unwrap();
+                let mut input = BufReader::new(rustls::StreamOwned::new(connection, stream));
+                let head: Vec<_> =
+                    (&mut input).lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+                let path = head[0].split(' ').nth(1).unwrap();
+                let mut stream = input.into_inner();
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{path}",
+                    path.len()
+                )
+                .unwrap();
+                stream.conn.send_close_notify();
+                stream.flush().unwrap();
+            });
+        }
+    });
+    address
 }
