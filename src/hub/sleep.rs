@@ -133,10 +133,6 @@ impl Hub {
     /// Looks out for mail a little before the hub sleeps, if it was mail that ended the last sleep: to
     /// sleep and be woken costs both sides more than that. After it was in vain, not for some sleeps; after
     /// the next time, for twice as many.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the loop: no greenlet is to give way, but the OS thread"
-    )]
     fn mail_comes_soon(&self) -> bool {
         let mut vigil = self.vigil.get();
         if !vigil.woken_by_mail || !*HAS_CORES {
@@ -150,8 +146,6 @@ impl Hub {
         let began = clock::now();
         let comes = (1..=LOOKS).any(|look| {
             let until = clock::after(began, look * BETWEEN_LOOKS);
-            // On a busy machine, who is to send it may wait for this very core.
-            thread::yield_now();
             while clock::now() < until {
                 std::hint::spin_loop();
             }
