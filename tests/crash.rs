@@ -2,7 +2,8 @@
 //!
 //! Each case has the main thread of a process of its own (see `cases`).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::panic_any;
 use std::process::ExitCode;
@@ -205,10 +206,13 @@ const CASES: &[Case] = cases! {
 
     // Memory.
     deep_pages_of_pooled_stacks_are_given_back: deep_pages, |outcome| outcome.exited_with(0);
+    deep_pages_are_given_back_one_by_one_too: deep_pages_one_by_one, |outcome| outcome.exited_with(0);
     threads_that_end_with_a_thousand_suspended_greenlets_leave_no_memory_behind: ending_threads, |outcome| {
         outcome.exited_with(0);
     };
     a_million_greenlets_one_after_the_other_take_no_memory: a_million_spawns, |outcome| outcome.exited_with(0);
+    each_of_a_thousand_stacks_has_its_guard: a_thousand_guards, |outcome| outcome.exited_with(0);
+    each_has_it_where_several_cannot_be_prepared_at_once: guards_one_by_one, |outcome| outcome.exited_with(0);
     mprotect_guards_work: mprotect_guards, |outcome| outcome.exited_with(0);
 
     // Limits.
@@ -612,6 +616,11 @@ fn at_depth(bytes: usize, f: &mut dyn FnMut()) {
     recurse((&raw const start).addr(), bytes, f);
 }
 
+fn deep_pages_one_by_one() {
+    forbid_process_madvise();
+    deep_pages();
+}
+
 fn deep_pages() {
     const GREENLETS: usize = 50;
     const DEPTH: usize = 200 << 10;
@@ -664,6 +673,66 @@ fn a_million_spawns() {
     assert!(space_after <= space + (1 << 20), "{space} {space_after}");
     assert!(resident_after <= resident + (1 << 20), "{resident} {resident_after}");
     assert_eq!((testing::stack_counts(), testing::live()), ((0, 1), 0));
+}
+
+fn a_thousand_guards() {
+    const PAGE: usize = 4096;
+    let tops = Rc::new(RefCell::new(Vec::new()));
+    for _ in 0..1000 {
+        let tops = Rc::clone(&tops);
+        drop(spawn(move || {
+            let local = 0_u8;
+            tops.borrow_mut().push((&raw const local).expose_provenance());
+            park();
+        }));
+    }
+    yield_now();
+    let (_reader, writer) = std::io::pipe().unwrap();
+    // The kernel reads for us, and says so if it cannot.
+    let can_be_read = |address: usize| {
+        // SAFETY: a pointer that cannot be read from is an error.
+        let written = unsafe { libc::write(writer.as_raw_fd(), ptr::with_exposed_provenance(address), 1) };
+        assert!(written == 1 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT));
+        written == 1
+    };
+    for &top in &*tops.borrow() {
+        // The local is in the highest of 64 pages; below them is the guard.
+        let guard = top / PAGE * PAGE - 64 * PAGE;
+        assert!(can_be_read(guard + PAGE) && !can_be_read(guard));
+    }
+    assert_eq!(tops.borrow().len(), 1000);
+}
+
+fn guards_one_by_one() {
+    forbid_process_madvise();
+    a_thousand_guards();
+}
+
+/// As a sandbox may: from now on the call fails.
+fn forbid_process_madvise() {
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let statement = |code: u32, value: u32, jump_if_not: u8| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: jump_if_not,
+        k: value,
+    };
+    // The number of the call is the first word of what a filter sees.
+    let mut filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_process_madvise as u32, 1),
+        statement(libc::BPF_RET | libc::BPF_K, REFUSE, 0),
+        statement(libc::BPF_RET | libc::BPF_K, ALLOW, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its filter are valid for reading. Calls that it refuses fail, and that is all.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+        assert_eq!(libc::syscall(libc::SYS_process_madvise, -1, 0, 0, 0, 0), -1);
+    }
+    assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EPERM));
 }
 
 fn mprotect_guards() {

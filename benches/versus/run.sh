@@ -24,7 +24,7 @@ if [[ $mode == draw ]]; then
 fi
 
 if [[ $mode == quick ]]; then
-    rounds=${1:-1} scale=1000 many=1000 max_ms=50 threads_idle=100 millis=300 crowd=100
+    rounds=${1:-1} scale=1000 many=10000 max_ms=50 threads_idle=100 millis=300 crowd=100
 else
     rounds=${1:-7} scale=1 many=100000 max_ms=1000 threads_idle=1000 millis=3000 crowd=1000
 fi
@@ -187,10 +187,13 @@ for round in $(seq "$rounds"); do
     micro yield-1000 value "$one" $((5000000 / (scale > 1 ? 100 : 1))) yield --tasks 1000
     micro spawn-1000 value "$both" $many spawn_join --batch 1000 --reps 5
     micro spawn-100000 value "$both" $many spawn_join --batch 100000 --reps 5
+    micro skynet-10000 value "$both" $((many / 10)) skynet
+    # A hundred times as many are more than may and gevent can.
+    micro skynet value "switchgrass-1 switchgrass-2 tokio-1 tokio-2 go-1 go-2" $((many * 10)) skynet
     micro channel value "$one" $((5000000 / scale)) channel --cap 128
     micro channel-threads value "switchgrass-2 may-2 tokio-2 go-2 threads" $((3000000 / scale)) channel --cap 128
     micro pingpong value "$both" $((1000000 / scale)) pingpong
-    # Ten thousand too: a hundred thousand are more than some can.
+    # Ten thousand, too: a hundred thousand are more than some can.
     micro timers-10000 cpu_ms "$both" $((many / 10)) timers --max-ms $max_ms
     micro timers cpu_ms "$both" $many timers --max-ms $max_ms
     micro idle value "$one" $many idle_mem
@@ -199,6 +202,7 @@ for round in $(seq "$rounds"); do
     serve echo-64 echo 64 "$servers"
     serve echo-1000 echo $crowd "$servers"
     serve http-64 http 64 "$servers"
+    serve http-1000 http $crowd "$servers"
 done
 
 read -ra after < <(jiffies)

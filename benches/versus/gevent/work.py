@@ -96,6 +96,31 @@ def spawn_join(keys):
     return sorted(times)[len(times) // 2], "ns/task", {"first": times[0]}
 
 
+CHILDREN = 10
+
+
+def skynet(keys):
+    leaves = keys("n", 1_000_000)
+
+    def grow(parent, first, leaves):
+        if leaves == 1:
+            parent.put(first)
+            return
+        sums = queue.Queue(CHILDREN)
+        each = leaves // CHILDREN
+        for child in range(CHILDREN):
+            gevent.spawn(grow, sums, first + child * each, each)
+        parent.put(sum(sums.get() for _ in range(CHILDREN)))
+
+    root = queue.Queue(1)
+    start = time.perf_counter()
+    gevent.spawn(grow, root, 0, leaves)
+    total = root.get()
+    elapsed = time.perf_counter() - start
+    check("sum", total, leaves * (leaves - 1) // 2)
+    return elapsed * 1e9 / ((leaves * CHILDREN - 1) // (CHILDREN - 1)), "ns/task", {}
+
+
 def resident():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
@@ -202,6 +227,7 @@ WORKS = {
     "pingpong": ping_pong,
     "channel": channel,
     "spawn_join": spawn_join,
+    "skynet": skynet,
     "idle_mem": idle_mem,
     "timers": timers,
     "echo": echo,

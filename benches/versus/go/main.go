@@ -54,7 +54,7 @@ func main() {
 	}
 	runtime.GOMAXPROCS(k.number("threads", 1))
 	works := map[string]func(keys) (float64, string){
-		"yield": yield, "pingpong": pingPong, "channel": channel, "spawn_join": spawnJoin,
+		"yield": yield, "pingpong": pingPong, "channel": channel, "spawn_join": spawnJoin, "skynet": skynet,
 		"idle_mem": idleMem, "timers": timers, "echo": echo, "http": serveHTTP,
 	}
 	run, ok := works[work]
@@ -173,6 +173,36 @@ func spawnJoin(k keys) (float64, string) {
 	}
 	sort.Float64s(times)
 	return times[len(times)/2], `"ns/task"`
+}
+
+const children = 10
+
+func skynet(k keys) (float64, string) {
+	leaves := k.number("n", 1_000_000)
+	root := make(chan int, 1)
+	start := time.Now()
+	go grow(root, 0, leaves)
+	sum := <-root
+	elapsed := time.Since(start)
+	check("sum", sum, leaves*(leaves-1)/2)
+	return per(elapsed, (leaves*children-1)/(children-1)), `"ns/task"`
+}
+
+func grow(parent chan<- int, first, leaves int) {
+	if leaves == 1 {
+		parent <- first
+		return
+	}
+	sums := make(chan int, children)
+	each := leaves / children
+	for child := 0; child < children; child++ {
+		go grow(sums, first+child*each, each)
+	}
+	sum := 0
+	for child := 0; child < children; child++ {
+		sum += <-sums
+	}
+	parent <- sum
 }
 
 func resident() float64 {

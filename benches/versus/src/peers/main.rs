@@ -92,6 +92,17 @@ fn throughput(start: Instant, n: u64, sum: u64) -> Outcome {
     Ok(((n as f64 / elapsed.as_secs_f64()).round(), "messages/s", vec![]))
 }
 
+/// How many children each task of the tree has that is no leaf.
+const CHILDREN: u64 = 10;
+
+/// Nanoseconds per task of a tree with so many leaves.
+fn tree(start: Instant, leaves: u64, sum: u64) -> Outcome {
+    let elapsed = start.elapsed();
+    check("sum", sum, leaves * (leaves - 1) / 2)?;
+    let tasks = (leaves * CHILDREN - 1) / (CHILDREN - 1);
+    Ok((per(elapsed, tasks), "ns/task", vec![("tasks", tasks as f64)]))
+}
+
 /// The same random sleeps for everyone measured.
 fn random_sleeps(n: u64, max_ms: u64) -> Vec<Duration> {
     let mut state = 42_u64;

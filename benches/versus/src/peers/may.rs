@@ -11,7 +11,7 @@ use may::net::{TcpListener, TcpStream};
 use may::sync::{Semphore, mpsc};
 
 use crate::blocking::{echo, http};
-use crate::{Keys, Outcome, Sleeping};
+use crate::{CHILDREN, Keys, Outcome, Sleeping};
 
 pub(crate) fn run(work: &str, keys: &Keys) -> Outcome {
     // By default may pins its workers to cores; nobody measured here does that.
@@ -22,6 +22,7 @@ pub(crate) fn run(work: &str, keys: &Keys) -> Outcome {
         "pingpong" => ping_pong,
         "channel" => channel,
         "spawn_join" => spawn_join,
+        "skynet" => skynet,
         "idle_mem" => idle_mem,
         "timers" => timers,
         "echo" => |keys| serve(keys, echo),
@@ -120,6 +121,30 @@ fn spawn_join(keys: &Keys) -> Outcome {
         crate::check("sum", sum, n * (n - 1) / 2)?;
     }
     crate::repetitions(times)
+}
+
+/// may has no bounded channel.
+fn skynet(keys: &Keys) -> Outcome {
+    let leaves = keys.number("n", 1_000_000);
+    let (root, sums) = mpsc::channel();
+    let start = Instant::now();
+    go!(move || grow(&root, 0, leaves));
+    let sum = sums.recv().expect("the root sends its sum");
+    crate::tree(start, leaves, sum)
+}
+
+fn grow(parent: &mpsc::Sender<u64>, first: u64, leaves: u64) {
+    let mut sum = first;
+    if leaves > 1 {
+        let (tx, rx) = mpsc::channel();
+        let each = leaves / CHILDREN;
+        for child in 0..CHILDREN {
+            let tx = tx.clone();
+            go!(move || grow(&tx, first + child * each, each));
+        }
+        sum = rx.iter().take(CHILDREN as usize).sum();
+    }
+    parent.send(sum).expect("the parent receives from each child");
 }
 
 fn idle_mem(keys: &Keys) -> Outcome {

@@ -2,6 +2,7 @@
 
 use std::future::{Future, pending};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, yield_now};
 
 use crate::http::Http;
-use crate::{Keys, Outcome, Sleeping};
+use crate::{CHILDREN, Keys, Outcome, Sleeping};
 
 pub(crate) fn run(work: &str, keys: &Keys) -> Outcome {
     let runtime = match keys.number("threads", 1) as usize {
@@ -29,6 +30,7 @@ pub(crate) fn run(work: &str, keys: &Keys) -> Outcome {
             "pingpong" => ping_pong(&keys).await,
             "channel" => channel(&keys).await,
             "spawn_join" => spawn_join(&keys).await,
+            "skynet" => skynet(&keys).await,
             "idle_mem" => idle_mem(&keys).await,
             "timers" => timers(&keys).await,
             "echo" => serve(&keys, echo).await,
@@ -130,6 +132,34 @@ async fn spawn_join(keys: &Keys) -> Outcome {
         crate::check("sum", sum, n * (n - 1) / 2)?;
     }
     crate::repetitions(times)
+}
+
+async fn skynet(keys: &Keys) -> Outcome {
+    let leaves = keys.number("n", 1_000_000);
+    let (root, mut sums) = mpsc::channel(1);
+    let start = Instant::now();
+    tokio::spawn(grow(root, 0, leaves));
+    let sum = sums.recv().await.expect("the root sends its sum");
+    crate::tree(start, leaves, sum)
+}
+
+/// Boxed, for it starts itself.
+fn grow(parent: mpsc::Sender<u64>, first: u64, leaves: u64) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let mut sum = first;
+        if leaves > 1 {
+            let (tx, mut rx) = mpsc::channel(CHILDREN as usize);
+            let each = leaves / CHILDREN;
+            for child in 0..CHILDREN {
+                tokio::spawn(grow(tx.clone(), first + child * each, each));
+            }
+            sum = 0;
+            for _ in 0..CHILDREN {
+                sum += rx.recv().await.expect("each child sends its sum");
+            }
+        }
+        parent.send(sum).await.expect("the parent receives from each child");
+    })
 }
 
 async fn idle_mem(keys: &Keys) -> Outcome {

@@ -36,6 +36,8 @@ const PICTURES: &[(&str, &str, &[Work])] = &[
             work("yield-1000", "yield, 1,000 tasks", "ns"),
             work("spawn-1000", "spawn and join, 1,000 at a time", "ns"),
             work("spawn-100000", "spawn and join, 100,000 at once", "ns"),
+            work("skynet-10000", "skynet, a tree with 10,000 leaves, per task", "ns"),
+            work("skynet", "skynet, a tree with 1,000,000 leaves, per task", "ns"),
         ],
     ),
     (
@@ -64,6 +66,7 @@ const PICTURES: &[(&str, &str, &[Work])] = &[
             work("echo-64-cpu", "echo, 64 connections", "µs"),
             work("echo-1000-cpu", "echo, 1,000 connections", "µs"),
             work("http-64-cpu", "HTTP, 64 connections", "µs"),
+            work("http-1000-cpu", "HTTP, 1,000 connections", "µs"),
         ],
     ),
     (
