@@ -97,13 +97,18 @@ const CASES: &[Case] = cases! {
         outcome.says("spawned at tests/crash.rs:");
         outcome.says("remedy: give it more, Builder::new().stack_size(524288)");
     };
-    a_stack_has_the_size_asked_for_rounded_up_to_pages: || overflow_of(20_000), |outcome| {
+    a_stack_has_the_size_asked_for_rounded_up_to_pages: || overflow_of(40_000), |outcome| {
         outcome.died_by(libc::SIGABRT);
-        outcome.says("'unnamed' has overflowed its stack of 20 KiB");
+        outcome.says("'unnamed' has overflowed its stack of 40 KiB");
     };
-    a_stack_has_16_kib_at_least: || overflow_of(1), |outcome| {
+    a_stack_has_32_kib_at_least: || overflow_of(1), |outcome| {
         outcome.died_by(libc::SIGABRT);
-        outcome.says("has overflowed its stack of 16 KiB");
+        outcome.says("has overflowed its stack of 32 KiB");
+    };
+    the_smallest_stack_carries_a_panic_with_its_backtrace: panic_on_smallest, |outcome| {
+        outcome.exited_with(0);
+        outcome.says("small");
+        outcome.says("stack backtrace:");
     };
     an_overflow_is_caught_by_mprotect_guards_too: overflow_by_mprotect, |outcome| {
         outcome.died_by(libc::SIGABRT);
@@ -251,6 +256,13 @@ fn overflow_named() {
 
 fn overflow_of(size: usize) {
     let _ = Builder::new().stack_size(size).spawn(overflow).unwrap().join();
+}
+
+fn panic_on_smallest() {
+    // SAFETY: no other thread of ours is there to read the environment.
+    unsafe { std::env::set_var("RUST_BACKTRACE", "full") };
+    let small = Builder::new().stack_size(0).spawn(|| panic!("small")).unwrap();
+    assert_eq!(text(&small.join().unwrap_err()), "small");
 }
 
 fn overflow_by_mprotect() {
@@ -583,9 +595,10 @@ fn earlier_handler() {
 
 fn signal_on_small_stack() {
     let mut signals = Signals::new(&[SIGTERM]).unwrap();
-    // Of the 16 KiB two may be left out at the top, and a few are for the frames around this. Deeper down there is no room for the registers
+    // Of the 32 KiB two may be left out at the top, and a few are for the frames around this. Deeper down there is no room for the registers
     // that the kernel saves when a signal comes, and for the handler.
-    let small = Builder::new().stack_size(16 << 10).spawn(|| at_depth(12_900, &mut || raise(SIGTERM)));
+    let small =
+        Builder::new().stack_size(32 << 10).spawn(|| at_depth(12_900 + (16 << 10), &mut || raise(SIGTERM)));
     small.unwrap().join().unwrap();
     assert_eq!(signals.wait().unwrap(), SIGTERM);
 }

@@ -30,8 +30,8 @@ use crate::sys::mem::{self as pages, page_size};
 
 /// Usable bytes of a stack that nobody asked a size for.
 pub(crate) const DEFAULT_SIZE: usize = 256 * 1024;
-/// Less than this does not carry a panic with its backtrace.
-pub(crate) const MIN_SIZE: usize = 16 * 1024;
+/// Half of this does not carry a panic with its backtrace (`RUST_BACKTRACE=1`), which takes some 20 KiB of std.
+pub(crate) const MIN_SIZE: usize = 32 * 1024;
 /// More than this is a mistake in the caller's arithmetic.
 pub(crate) const MAX_SIZE: usize = 1 << 30;
 

@@ -203,7 +203,7 @@ impl Builder {
         self
     }
 
-    /// Sets the size of the stack in bytes, rounded up to whole pages and to 16 KiB at least.
+    /// Sets the size of the stack in bytes, rounded up to whole pages and to 32 KiB at least.
     ///
     /// It is address space: memory is taken only for what the greenlet touches. Stacks do not grow.
     pub fn stack_size(mut self, bytes: usize) -> Self {

@@ -663,12 +663,6 @@ fn a_stack_of_the_size_asked_for_carries_what_the_default_could_not() {
 }
 
 #[test]
-fn the_smallest_stack_carries_a_panic() {
-    let small = Builder::new().stack_size(0).spawn(|| panic!("small")).unwrap();
-    assert_eq!(text(&small.join().unwrap_err()), "small");
-}
-
-#[test]
 fn a_stack_that_is_too_large_is_an_error_at_spawn() {
     let ran = Rc::new(Cell::new(false));
     for size in [(1 << 30) + 1, usize::MAX] {

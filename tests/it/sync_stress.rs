@@ -22,6 +22,7 @@ use crate::util::{Random, time_limit};
 const THREADS: u64 = 4;
 const PERMITS: usize = 3;
 const PARTIES: usize = 3;
+const MOST_KILLS: u32 = 20;
 
 impl Random {
     /// Now and then, lets others run: here, and on other threads.
@@ -201,17 +202,23 @@ impl World {
     }
 
     /// Runs `work` in a greenlet, which may be killed, until it comes to its end.
+    ///
+    /// Not for ever: a sleep takes a millisecond at least, and so do those of the killer. So work that sleeps twice, when nobody else is left to be
+    /// killed, would be killed each time.
     fn persist<T: 'static>(self: &Arc<Self>, work: impl Fn(&World) -> T + Clone + 'static) -> T {
+        let mut kills = 0;
         loop {
             let (world, work) = (Arc::clone(self), work.clone());
             let greenlet: Greenlet<T> = spawn(move || work(&world));
             let id = greenlet.id();
-            self.victims.lock().unwrap().push(greenlet.handle());
+            if kills < MOST_KILLS {
+                self.victims.lock().unwrap().push(greenlet.handle());
+            }
             let result = greenlet.join();
             self.victims.lock().unwrap().retain(|victim| victim.id() != id);
             match result {
                 Ok(value) => return value,
-                Err(payload) if payload.is::<GreenletExit>() => {}
+                Err(payload) if payload.is::<GreenletExit>() => kills += 1,
                 Err(payload) => resume_unwind(payload),
             }
         }
