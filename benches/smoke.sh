@@ -47,7 +47,7 @@ good file_read --n 1000
 port=17700
 serve() {
     port=$((port + 1))
-    "$program" "$1" --addr 127.0.0.1:$port &
+    "$program" "$@" --addr 127.0.0.1:$port &
     server=$!
     for _ in $(seq 100); do (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && return; sleep 0.1; done
     echo "$1 does not listen"
@@ -63,15 +63,20 @@ for name in echo echo-mio; do
     good churn --addr 127.0.0.1:$port --n 500 --pid "$server"
     end
 done
-serve http
-answer=$(
-    exec 3<>"/dev/tcp/127.0.0.1/$port"
-    printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3
-    cat <&3
-)
-[[ $answer == *"Hello, World!"*"404 Not Found"* ]] || { echo "http answers: $answer"; exit 1; }
-echo "http answers two requests in one read"
+serve echo --threads 2
+good load --addr 127.0.0.1:$port --connections 64 --seconds 1 --pid "$server"
 end
+for threads in 1 2; do
+    serve http --threads $threads
+    answer=$(
+        exec 3<>"/dev/tcp/127.0.0.1/$port"
+        printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3
+        cat <&3
+    )
+    [[ $answer == *"Hello, World!"*"404 Not Found"* ]] || { echo "http answers: $answer"; exit 1; }
+    echo "http answers two requests in one read"
+    end
+done
 program=$(cargo bench --features monkey --bench work --no-run 2>&1 | sed -n 's/.*(\(.*\)).*/\1/p' | tail -1)
 serve echo-std
 good load --addr 127.0.0.1:$port --connections 64 --seconds 1 --pid "$server"

@@ -48,7 +48,7 @@ Prints the value, and what the process has needed: its peak memory in KiB, and h
   load --addr 127.0.0.1:7000 --connections 64 --seconds 5 --pid PID   closed-loop client for the echo servers
   churn --addr 127.0.0.1:7000 --n 20000 --pid PID                     connect, one request, close; for the same";
 
-const ON_SEVERAL_HUBS: [&str; 4] = ["channel", "queue", "spawn_join", "skynet"];
+const ON_SEVERAL_HUBS: [&str; 6] = ["channel", "queue", "spawn_join", "skynet", "echo", "http"];
 
 /// `--key value` pairs. Unknown keys are ignored, as BENCH.md asks.
 pub(crate) struct Keys(HashMap<String, String>);

@@ -81,7 +81,7 @@ pub struct Task {
     pub name: Option<String>,
     /// Where it was spawned. Says nothing of a thread's own stack, and of a loop.
     pub spawned_at: &'static Location<'static>,
-    /// The hub it belongs to, as in [`Stats::hub`](crate::stats::Stats::hub).
+    /// The hub it belongs to, as in [`Stats::hub`](crate::stats::Stats::hub); 0 if none of several has taken it yet.
     pub hub: u64,
 }
 
@@ -345,7 +345,7 @@ impl Task {
             },
             name: shared.name.as_deref().map(Into::into),
             spawned_at: shared.spawned_at,
-            hub: shared.incarnation(),
+            hub: shared.hub_number(),
         }
     }
 }

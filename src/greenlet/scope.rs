@@ -100,7 +100,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         // greenlets have ended (see `Children::run`); their handles cannot leave it ('scope). `unhandled` is in the scope.
         let greenlet = unsafe { launch(origin, Start::Now, f, self.children.unhandled()) };
         self.children.add(greenlet.handle.task());
-        ScopedGreenlet { greenlet, scope: PhantomData, stays: PhantomData }
+        ScopedGreenlet::new(greenlet)
     }
 }
 
@@ -110,14 +110,19 @@ impl fmt::Debug for Scope<'_, '_> {
     }
 }
 
-/// A greenlet of a [`Scope`], and its result.
+/// A greenlet of a [`Scope`], or of one of [`Hubs`](crate::hubs::Scope), and its result. As with a [`Greenlet`], other threads may join it if the result
+/// is `Send`; within the scope.
 pub struct ScopedGreenlet<'scope, T> {
     greenlet: Greenlet<T>,
     scope: PhantomData<&'scope mut &'scope ()>,
-    stays: NotSend,
 }
 
 impl<T> ScopedGreenlet<'_, T> {
+    /// The greenlet must be one of a scope, which waits for it.
+    pub(crate) fn new(greenlet: Greenlet<T>) -> Self {
+        ScopedGreenlet { greenlet, scope: PhantomData }
+    }
+
     /// See [`Greenlet::join`].
     ///
     /// # Errors
@@ -133,8 +138,7 @@ impl<T> ScopedGreenlet<'_, T> {
     ///
     /// The greenlet itself, if it has not ended in time.
     pub fn join_timeout(self, duration: Duration) -> Result<Result<T, Payload>, Self> {
-        let (scope, stays) = (self.scope, self.stays);
-        self.greenlet.join_timeout(duration).map_err(|greenlet| ScopedGreenlet { greenlet, scope, stays })
+        self.greenlet.join_timeout(duration).map_err(Self::new)
     }
 
     /// See [`Greenlet::is_ready`].

@@ -61,7 +61,7 @@ use crate::sync::Event;
 use crate::task::{Afloat, GreenletExit, Origin};
 use crate::threadpool::unblock;
 
-pub use self::scope::{Scope, ScopedGreenlet};
+pub use self::scope::Scope;
 
 /// Hubs on OS threads of their own, which share unstarted greenlets; see the [module](self).
 ///
@@ -276,7 +276,7 @@ impl fmt::Debug for Hubs {
 ///
 /// # Panics
 ///
-/// On a thread that is none of [`Hubs`]'.
+/// On a thread that is none of [`Hubs`]'. In a child process, none is of those of its parent.
 #[track_caller]
 pub fn spawn<F, T>(f: F) -> Greenlet<T>
 where
@@ -287,7 +287,7 @@ where
     let (task, greenlet) = unsafe { launch_afloat(Origin::here(), f, ptr::null()) };
     if hub().put_in(task).is_err() {
         panic!(
-            "`hubs::spawn` on a thread that is none of `Hubs`': spawn with `Hubs::spawn` here, or with `switchgrass::spawn` for a greenlet of this thread"
+            "`hubs::spawn` on a thread that is none of `Hubs`' (in a child process, those of the parent are not there): spawn with `Hubs::spawn` here, or with `switchgrass::spawn` for a greenlet of this thread"
         );
     }
     greenlet

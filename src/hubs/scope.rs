@@ -3,11 +3,9 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::put_in;
-use crate::coro::unwind::Payload;
-use crate::greenlet::{Children, Greenlet, Handle, launch_afloat};
+use crate::greenlet::{Children, ScopedGreenlet, launch_afloat};
 use crate::hub::team::Team;
 use crate::task::Origin;
 
@@ -65,65 +63,12 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         // First, for it may be refused. And until it is in the list, who is here keeps the scope from ending: the body, or another greenlet of it.
         put_in(self.team, task);
         self.children.add(greenlet.task());
-        ScopedGreenlet { greenlet, scope: PhantomData }
+        ScopedGreenlet::new(greenlet)
     }
 }
 
 impl fmt::Debug for Scope<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scope").field("running", &self.children.running()).finish_non_exhaustive()
-    }
-}
-
-/// A greenlet of a [`Scope`], and its result. It may be joined by another greenlet of the scope.
-pub struct ScopedGreenlet<'scope, T> {
-    greenlet: Greenlet<T>,
-    scope: PhantomData<&'scope mut &'scope ()>,
-}
-
-impl<T> ScopedGreenlet<'_, T> {
-    /// See [`Greenlet::join`].
-    ///
-    /// # Errors
-    ///
-    /// What the greenlet panicked with, or [`GreenletExit`](crate::GreenletExit).
-    pub fn join(self) -> Result<T, Payload> {
-        self.greenlet.join()
-    }
-
-    /// See [`Greenlet::join_timeout`].
-    ///
-    /// # Errors
-    ///
-    /// The greenlet itself, if it has not ended in time.
-    pub fn join_timeout(self, duration: Duration) -> Result<Result<T, Payload>, Self> {
-        let scope = self.scope;
-        self.greenlet.join_timeout(duration).map_err(|greenlet| ScopedGreenlet { greenlet, scope })
-    }
-
-    /// See [`Greenlet::is_ready`].
-    pub fn is_ready(&self) -> bool {
-        self.greenlet.is_ready()
-    }
-
-    /// See [`Greenlet::kill`].
-    pub fn kill(&self) {
-        self.greenlet.kill();
-    }
-
-    /// See [`Greenlet::kill_nowait`].
-    pub fn kill_nowait(&self) {
-        self.greenlet.kill_nowait();
-    }
-
-    /// See [`Greenlet::handle`].
-    pub fn handle(&self) -> Handle {
-        self.greenlet.handle()
-    }
-}
-
-impl<T> fmt::Debug for ScopedGreenlet<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.greenlet.fmt(f)
     }
 }

@@ -3,9 +3,10 @@
 use super::hooks::Aside;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-/// Whoever holds a lock of ours is done in some 20 ns, unless its thread was taken off its core. So it is worth to wait for about 2 µs,
-/// more rarely each time, before the kernel is asked to: then both sides pay for a system call.
-const PATIENCE: u32 = 6;
+/// Whoever holds a lock of ours is done in some 20 ns, unless its thread was taken off its core. So it is waited for a few µs before the kernel
+/// is asked, for which both sides would pay with a system call: for 2^n pauses of the processor, and then another look. Not one
+/// pause at first: two threads that take the lock in turns have its cache line, and what it guards, sent to and fro each time.
+const PAUSES: std::ops::Range<u32> = 3..8;
 
 /// A mutex for sections of a few instructions, in which nobody waits, switches or runs the user's code.
 ///
@@ -30,8 +31,8 @@ impl<T> Lock<T> {
 
     #[cold]
     fn lock_contended(&self) -> LockGuard<'_, T> {
-        for turn in 0..PATIENCE {
-            for _ in 0..1 << turn {
+        for n in PAUSES {
+            for _ in 0..1 << n {
                 std::hint::spin_loop();
             }
             if let Some(guard) = self.try_lock() {

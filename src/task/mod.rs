@@ -594,6 +594,11 @@ impl Shared {
         self.incarnation.load(Ordering::Relaxed)
     }
 
+    /// The number of its hub, 0 while it has none.
+    pub(crate) fn hub_number(&self) -> u64 {
+        Some(self.incarnation()).filter(|&number| !afloat::is_afloat(number)).unwrap_or(0)
+    }
+
     /// Where the task's hub lives. Only when it is known that the task has one.
     #[inline(always)]
     fn home(&self) -> &'static Home {

@@ -576,3 +576,15 @@ fn scopes_that_can_never_end_are_left_however_many_there_were() {
         assert!(text(&caught.unwrap_err()).contains("would block forever"));
     }
 }
+
+#[test]
+fn a_greenlet_of_a_scope_can_be_joined_by_another_thread() {
+    let answer = 42;
+    scope(|s| {
+        let borrows = s.spawn(|| answer);
+        yield_now();
+        std::thread::scope(|threads| {
+            threads.spawn(|| assert_eq!(borrows.join().unwrap(), 42));
+        });
+    });
+}
