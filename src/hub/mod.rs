@@ -30,6 +30,7 @@ mod suspend;
 pub(crate) mod team;
 mod timers;
 pub(crate) mod tree;
+mod vigil;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
@@ -167,7 +168,9 @@ pub(crate) struct Hub {
     member: OnceCell<team::Member>,
     /// The last sleep was for nothing.
     lonely: Cell<bool>,
-    vigil: Cell<sleep::Vigil>,
+    /// … was ended by mail.
+    woken_by_mail: Cell<bool>,
+    vigil: Cell<vigil::Vigil>,
     stacks: RefCell<stack::Pool>,
     timers: RefCell<Timers>,
     /// Opened when the hub has to wait for something outside for the first time.
@@ -297,6 +300,7 @@ fn create() -> &'static Hub {
         unrestarted_seen: Cell::new(0),
         member: OnceCell::new(),
         lonely: Cell::new(false),
+        woken_by_mail: Cell::new(false),
         vigil: Cell::default(),
         unwaited: Cell::new(0),
         dice: Cell::new(home.incarnation()),
