@@ -163,13 +163,15 @@ serve() {
     return 0
 }
 
+# Before the results of the last time are overwritten, which are in git.
+commit=$(git describe --always --dirty 2>/dev/null || echo unknown)
 {
     echo "# date: $(date -u +%F)"
     echo "# machine: $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -1), $(nproc) cores, $(uname -sr)"
     echo "# $(rustc --version)"
     ! command -v go >/dev/null || echo "# $(go version)"
     ! [[ $peers == *gevent* ]] || echo "# $("$python" -c 'import gevent, platform; print("gevent", gevent.__version__, "on Python", platform.python_version())')"
-    echo "# switchgrass $(git describe --always --dirty 2>/dev/null || echo unknown)"
+    echo "# switchgrass $commit"
     sed -n '/^name = "\(may\|tokio\|mio\)"$/{s/.*"\(.*\)"/\1/;N;s/\(.*\)\nversion = "\(.*\)"/# \1 \2/;p}' Cargo.lock
     echo "# rounds: $rounds"
     [[ $mode == full ]] || echo "# warning: a quick run: these figures mean nothing"

@@ -8,7 +8,6 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
-use super::vigil::SLEEP_COSTS;
 use super::{Deadlock, Hub, Poller};
 use crate::sys;
 use crate::sys::clock::{self, Nanos};
@@ -30,9 +29,11 @@ const LONELY_CHECK: Duration = Duration::from_secs(1);
 /// (An echo server of two hubs with 64 connections slept 15,000 times a second without that, 3,000 times with it.)
 /// Yet who computes keeps the core for a whole slice of time, while the kernel would have given it back for an event: longer
 /// than this, it was in vain …
-const DEAR: Nanos = 1_000_000;
+const DEAR: Duration = Duration::from_millis(1);
 /// … if not wholly, for who computes was to have the core some time.
 const SHARES_OF_OTHERS: Nanos = 8;
+// A hub that waits for nothing but mail looks up after a moment, and is to give way before that.
+const _: () = assert!(DEAR.as_nanos() <= MOMENT.as_nanos());
 /// Then it looks out for mail, for about as long as it costs to sleep and to be woken. It does not look
 /// all the time: two hubs that talk would do so word by word, and their caches with them. Meanwhile the other one fills
 /// a channel, say, which is then emptied at one go. (Two hubs with a channel of 128: 2 million messages a second
@@ -105,8 +106,7 @@ impl Hub {
         let untidy = self.stacks.borrow().has_dirt(false) || self.home.keeps_much();
         let may_be_quiet = untidy && timeout.is_none_or(|timeout| timeout > QUIET);
         let mut polled = false;
-        if !(timeout.is_none_or(|timeout| timeout > SLEEP_COSTS) && self.something_comes_soon())
-            && self.may_sleep()
+        if !(timeout.is_none_or(|timeout| timeout >= DEAR) && self.something_comes_soon()) && self.may_sleep()
         {
             if self.home.inbox().fall_asleep() {
                 polled = true;
@@ -128,6 +128,7 @@ impl Hub {
     }
 
     /// Puts the sleep off a little: gives way once and looks at I/O, and looks out for mail if it was mail that ended the last sleep.
+    /// `true`: something has come.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the loop: no greenlet is to give way, but the OS thread"
@@ -139,7 +140,7 @@ impl Hub {
             return false;
         }
         thread::yield_now();
-        let was_dear = clock::now() - began > DEAR;
+        let was_dear = clock::now() > clock::after(began, DEAR);
         if for_events {
             self.poll(Some(Duration::ZERO));
         }
@@ -157,7 +158,7 @@ impl Hub {
         if was_dear && !mail {
             vigil.was_in_vain(now, (now - began) / SHARES_OF_OTHERS);
         } else if mail || events {
-            vigil.has_saved_a_sleep(now);
+            vigil.has_saved_a_sleep();
         } else {
             vigil.was_in_vain(now, now - began);
         }

@@ -2,41 +2,35 @@
 
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
-
 use crate::sys::clock::Nanos;
 
 /// To sleep and to be woken, about: what is saved when something comes before the hub sleeps.
-pub(super) const SLEEP_COSTS: Duration = Duration::from_micros(40);
-/// What is in vain is at most a hundredth of the time, beyond what has been saved …
-const SHARE: u64 = 100;
-/// … in as long as this.
-const MEMORY: Nanos = 1_000_000_000;
+const SLEEP_COSTS: Nanos = 40_000;
+/// So much is remembered of what has been saved.
+const MOST_SAVED: Nanos = 10_000_000;
+/// What is in vain is first paid from that. For the rest there is a pause, so many times as long.
+const PAUSE: Nanos = 100;
 
-/// A budget, kept as the time at which it is balanced: in the future while there is a debt, the farther in the past the more
-/// may be in vain.
+/// A budget. At first there is none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Vigil {
-    balanced: Nanos,
+    saved: Nanos,
+    not_before: Nanos,
 }
 
 impl Vigil {
     pub(super) fn is_due(self, now: Nanos) -> bool {
-        self.balanced <= now
+        self.not_before <= now
     }
 
-    pub(super) fn has_saved_a_sleep(&mut self, now: Nanos) {
-        self.balanced = self.balanced.saturating_sub(SHARE * SLEEP_COSTS.as_nanos() as Nanos);
-        self.forget(now);
+    pub(super) fn has_saved_a_sleep(&mut self) {
+        self.saved = (self.saved + SLEEP_COSTS).min(MOST_SAVED);
     }
 
     pub(super) fn was_in_vain(&mut self, now: Nanos, took: Nanos) {
-        self.forget(now);
-        self.balanced += SHARE * took;
-    }
-
-    fn forget(&mut self, now: Nanos) {
-        self.balanced = self.balanced.max(now.saturating_sub(MEMORY));
+        let paid = took.min(self.saved);
+        self.saved -= paid;
+        self.not_before = now + PAUSE * (took - paid);
     }
 }
 
@@ -46,48 +40,44 @@ mod tests {
 
     const SECOND: Nanos = 1_000_000_000;
 
-    /// One that tries whenever it may, each time for `took`, from `start` until `end`: how long it has tried in vain.
-    fn in_vain(vigil: &mut Vigil, start: Nanos, end: Nanos, took: Nanos) -> Nanos {
-        let (mut now, mut sum) = (start, 0);
-        while now < end {
-            if vigil.is_due(now) {
-                now += took;
-                sum += took;
-                vigil.was_in_vain(now, took);
-            } else {
-                now = vigil.balanced;
-            }
+    /// One that tries whenever it may for 100 seconds, each time for `took`: how long it has tried in vain.
+    fn in_vain(vigil: &mut Vigil, took: Nanos) -> Nanos {
+        let (mut now, mut sum) = (1000 * SECOND, 0);
+        while now < 1100 * SECOND {
+            assert!(vigil.is_due(now));
+            now += took;
+            sum += took;
+            vigil.was_in_vain(now, took);
+            now = now.max(vigil.not_before);
         }
         sum
     }
 
     #[test]
-    fn what_is_in_vain_is_a_small_part_of_the_time() {
+    fn what_is_in_vain_is_a_hundredth_of_the_time() {
         for took in [1_000, 40_000, 3_000_000] {
-            // A second's worth is remembered at the beginning, and the last try may be too long.
-            let most = (100 * SECOND + MEMORY) / SHARE + took;
-            let sum = in_vain(&mut Vigil::default(), 1000 * SECOND, 1100 * SECOND, took);
-            assert!(sum <= most && sum > most / 2, "{sum} of {most} ns, {took} each");
+            let sum = in_vain(&mut Vigil::default(), took);
+            assert!((SECOND * 98 / 100..=SECOND + took).contains(&sum), "{sum} ns, {took} each");
         }
     }
 
     #[test]
-    fn what_mostly_saves_a_sleep_never_ceases() {
+    fn what_saves_as_much_as_it_costs_never_ceases() {
         let (mut vigil, mut now) = (Vigil::default(), 1000 * SECOND);
         for n in 0..100_000 {
             assert!(vigil.is_due(now), "after {n}");
-            now += 40_000;
-            if n % 3 == 0 { vigil.was_in_vain(now, 40_000) } else { vigil.has_saved_a_sleep(now) }
+            now += SLEEP_COSTS;
+            if n % 2 == 0 { vigil.has_saved_a_sleep() } else { vigil.was_in_vain(now, SLEEP_COSTS) }
         }
     }
 
     #[test]
-    fn savings_of_long_ago_do_not_count() {
-        let (mut vigil, now) = (Vigil::default(), 1000 * SECOND);
+    fn however_much_was_saved_not_much_more_may_be_in_vain() {
+        let mut vigil = Vigil::default();
         for _ in 0..1_000_000 {
-            vigil.has_saved_a_sleep(now);
+            vigil.has_saved_a_sleep();
         }
-        let sum = in_vain(&mut vigil, now, now + SECOND, 40_000);
-        assert!(sum <= (SECOND + MEMORY) / SHARE + 40_000, "{sum} ns");
+        let sum = in_vain(&mut vigil, 40_000);
+        assert!(sum <= SECOND + MOST_SAVED + 40_000, "{sum} ns");
     }
 }
