@@ -12,7 +12,7 @@ results=$(mktemp)
 trap 'rm -f "$results"; [[ -z ${server:-} ]] || kill "$server" 2>/dev/null || true' EXIT
 port=17800
 
-value() { sed -n 's/.*"value": \([0-9.]*\).*/\1/p'; }
+value() { sed -n 's/.*"value": \(-\?[0-9.]*\).*/\1/p'; }
 field() { sed -n "s/.*\"$1\": \([0-9.]*\).*/\1/p"; }
 note() { echo "$1 $2" >>"$results"; }
 
