@@ -30,8 +30,8 @@ const LONELY_CHECK: Duration = Duration::from_secs(1);
 /// Yet who computes keeps the core for a whole slice of time, while the kernel would have given it back for an event: longer
 /// than this, it was in vain …
 const DEAR: Duration = Duration::from_millis(1);
-/// … if not wholly, for who computes was to have the core some time.
-const SHARES_OF_OTHERS: Nanos = 8;
+/// … if not wholly, for who computes was to have the core some time. One part in so many counts: at most a thirteenth of the hub's time goes so.
+const PART_OF_DEAR: Nanos = 8;
 // A hub that waits for nothing but mail looks up after a moment, and is to give way before that.
 const _: () = assert!(DEAR.as_nanos() <= MOMENT.as_nanos());
 /// Then it looks out for mail, for about as long as it costs to sleep and to be woken. It does not look
@@ -156,7 +156,7 @@ impl Hub {
             });
         let now = clock::now();
         if was_dear && !mail {
-            vigil.was_in_vain(now, (now - began) / SHARES_OF_OTHERS);
+            vigil.was_in_vain(now, (now - began) / PART_OF_DEAR);
         } else if mail || events {
             vigil.has_saved_a_sleep();
         } else {
