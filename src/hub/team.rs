@@ -24,10 +24,7 @@ use super::idle::Idle;
 use super::pace::Paces;
 use crate::sys::clock::Nanos;
 use crate::sys::fork;
-use crate::task::{Afloat, GreenletExit, Home, Message, Task};
-
-/// So many are started in a row.
-const STARTED_AT_ONCE: u32 = 32;
+use crate::task::{Afloat, GreenletExit, Home, Message, State, Task};
 
 /// One that sees work in good hands looks again after so long: whoever has it may have become slow, or stuck.
 const WATCH: Duration = Duration::from_millis(1);
@@ -251,22 +248,29 @@ impl Hub {
     #[inline]
     pub(crate) fn put_in(&self, task: Afloat) -> Result<(), Afloat> {
         let Some(member) = self.member.get() else { return Err(task) };
-        if !member.team.is_of_this_process() {
-            return Err(task);
-        }
         if member.has_left.get() {
-            // Destructors run here, at the end of the thread. Nobody else would take it.
-            self.land(task);
-            return Ok(());
+            return self.put_in_late(member, task);
         }
         member.queue.push(task);
         member.team.tell_somebody();
         Ok(())
     }
 
+    #[cold]
+    fn put_in_late(&self, member: &Member, task: Afloat) -> Result<(), Afloat> {
+        if !member.team.is_of_this_process() {
+            return Err(task);
+        }
+        // Destructors run here, at the end of the thread. Nobody else would take it.
+        self.land(task);
+        Ok(())
+    }
+
     /// Makes it a task of this hub, which runs next: so nobody who is ready before it can hold it up, now that no other hub can take it.
     pub(crate) fn land(&self, task: Afloat) -> &Task {
-        let (task, messages) = task.land(self.home);
+        let (task, messages) = task
+            .land(self.home)
+            .map_or_else(|task| task.land_with_messages(self.home), |task| (task, Vec::new()));
         let landed = self.alive(self.adopt(task));
         if std::thread::panicking() {
             // Somebody unwinds, and has another one unwound meanwhile: nobody may run before they have.
@@ -278,6 +282,26 @@ impl Hub {
             self.read_landed(messages);
         }
         landed
+    }
+
+    /// As [`Hub::land`], for the loop, which resumes it at once: the task, or who else is to run then.
+    #[inline(always)]
+    fn land_to_run(&self, task: Afloat) -> Option<NonNull<Task>> {
+        match task.land(self.home) {
+            Ok(task) => {
+                let landed = self.adopt(task);
+                self.alive(landed).local.state.set(State::Ready);
+                Some(landed)
+            }
+            Err(task) => self.land_and_read(task),
+        }
+    }
+
+    #[cold]
+    fn land_and_read(&self, task: Afloat) -> Option<NonNull<Task>> {
+        self.land(task);
+        // Who has landed is the first, unless what was read has done something with others.
+        self.home.ready().pop_front()
     }
 
     /// Reads what has come for a task before it had a hub. What is dropped with that may be the user's, so nothing may wait meanwhile.
@@ -292,30 +316,27 @@ impl Hub {
     pub(super) fn take_work(&self) -> Option<NonNull<Task>> {
         let member = self.member()?;
         let task = member.queue.pop().or_else(|| self.search(member))?;
-        self.land(task);
-        self.home.ready().pop_front()
+        self.land_to_run(task)
     }
 
-    /// Starts a task if there is one, and some more of its own queue, in their turn before those that become ready meanwhile. `Some`: it has, and gives the
-    /// target of a switch, if the last one switches to somebody.
+    /// Starts a task if there is one, and then those of its own queue, before those that become ready meanwhile, until the clock is to be looked at. `Some`: it
+    /// has, and gives the target of a switch, if the last one switches to somebody.
     ///
     /// Were only one started, whoever waits for a thousand one after the other would be resumed between any two.
     #[cold]
     #[inline(never)]
     pub(super) fn start_work(&self) -> Option<Option<NonNull<Task>>> {
         let mut task = self.take_work()?;
-        for _ in 1..STARTED_AT_ONCE {
+        loop {
             let target = self.resume(task);
             if target.is_some() || self.home.countdown() == 0 {
                 return Some(target);
             }
             let Some(next) = self.member().and_then(|member| member.queue.pop()) else { return Some(None) };
             self.home.set_countdown(self.home.countdown() - 1);
-            self.land(next);
-            // Who has landed is the first, unless that has done something with others.
-            task = self.home.ready().pop_front()?;
+            let Some(next) = self.land_to_run(next) else { return Some(None) };
+            task = next;
         }
-        Some(self.resume(task))
     }
 
     fn search(&self, member: &Member) -> Option<Afloat> {

@@ -98,23 +98,33 @@ impl Afloat {
         &self.0
     }
 
-    /// Makes it a task of the hub that lives in `home`, which is this thread's, and gives it with the messages that have come before.
-    #[inline]
-    pub(crate) fn land(self, home: &'static Home) -> (TaskRef, Vec<Message>) {
+    /// Makes it a task of the hub that lives in `home`, which is this thread's.
+    ///
+    /// # Errors
+    ///
+    /// Itself: messages have come for it. It has to be [landed with them](Afloat::land_with_messages).
+    #[inline(always)]
+    pub(crate) fn land(self, home: &'static Home) -> Result<TaskRef, Afloat> {
         let shared = self.0.shared();
         shared.home.store(ptr::from_ref(home).cast_mut(), Ordering::Relaxed);
-        let number = home.incarnation();
         // Release: who sees the number sees the home.
-        let landed =
-            shared.incarnation.compare_exchange(afloat_here(), number, Ordering::Release, Ordering::Relaxed);
-        let messages = if landed.is_ok() { Vec::new() } else { take_messages(&self.0, number) };
-        (self.0, messages)
+        let landed = shared.incarnation.compare_exchange(
+            afloat_here(),
+            home.incarnation(),
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        if landed.is_ok() { Ok(self.0) } else { Err(self) }
     }
-}
 
-#[cold]
-fn take_messages(task: &TaskRef, number: u64) -> Vec<Message> {
-    let mut messages = MESSAGES.lock();
-    task.shared().incarnation.store(number, Ordering::Release);
-    messages.remove(&task.0.addr().get()).unwrap_or_default()
+    /// The same, and gives what has come for it.
+    #[cold]
+    pub(crate) fn land_with_messages(self, home: &'static Home) -> (TaskRef, Vec<Message>) {
+        let shared = self.0.shared();
+        let mut messages = MESSAGES.lock();
+        shared.home.store(ptr::from_ref(home).cast_mut(), Ordering::Relaxed);
+        shared.incarnation.store(home.incarnation(), Ordering::Release);
+        let own = messages.remove(&self.0.0.addr().get()).unwrap_or_default();
+        (self.0, own)
+    }
 }
