@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The figures in the README: interleaved rounds of all workloads, so that a machine that is slow for a minute is slow for all;
-# medians, and ratios of what belongs together. Usage: bash benches/report.sh [ROUNDS] [SECONDS]
+# medians, and ratios of what belongs together, round by round. Usage: bash benches/report.sh [ROUNDS] [SECONDS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-7}
@@ -80,21 +80,32 @@ for round in $(seq "$rounds"); do
 done
 micro idle "idle_mem" --n 1000000
 
-sort -k1,1 -k2,2g "$results" | awk '
-    function flush() {
-        if (name == "") return
-        # An even number of values has two in the middle; the lower one is one that was measured.
-        median[name] = values[int((n + 1) / 2)]
-        low[name] = values[1]; high[name] = values[n]
+awk '
+    { value[$1, ++rounds[$1]] = $2 }
+    function sort(list, n,    i, j, kept) {
+        for (i = 2; i <= n; i++) {
+            kept = list[i]
+            for (j = i - 1; j > 0 && list[j] + 0 > kept + 0; j--) list[j + 1] = list[j]
+            list[j + 1] = kept
+        }
     }
-    $1 != name { flush(); name = $1; n = 0 }
-    { values[++n] = $2 }
-    function row(title, name, unit, base,    ratio) {
-        ratio = base == "" ? "" : sprintf("%.2f", median[name] / median[base])
-        printf "| %s | %s %s | %s to %s | %s |\n", title, median[name], unit, low[name], high[name], ratio
+    # An even number of values has two in the middle; the lower one is one that was measured.
+    function middle(n) { return int((n + 1) / 2) }
+    function row(title, name, unit, base,    n, i, sorted, ratios, ratio) {
+        n = rounds[name]
+        for (i = 1; i <= n; i++) {
+            sorted[i] = value[name, i]
+            # Of the same round: a machine that is slow for a minute is slow for both.
+            if (base != "") ratios[i] = value[name, i] / value[base, i]
+        }
+        sort(sorted, n)
+        if (base != "") {
+            sort(ratios, n)
+            ratio = sprintf("%.2f", ratios[middle(n)])
+        }
+        printf "| %s | %s %s | %s to %s | %s |\n", title, sorted[middle(n)], unit, sorted[1], sorted[n], ratio
     }
     END {
-        flush()
         print "| work | median | lowest to highest | ratio |"
         print "|---|---|---|---|"
         row("corosensei, resume and suspend: the floor", "floor", "ns")
@@ -133,4 +144,4 @@ sort -k1,1 -k2,2g "$results" | awk '
         row("connect, one request, close by hand on mio", "echo-mio-churn", "µs")
         row("connect, one request, close, CPU", "echo-churn", "µs", "echo-mio-churn")
         row("the same with unmodified std::net, patched", "echo-std-churn", "µs", "echo-churn")
-    }'
+    }' "$results"
