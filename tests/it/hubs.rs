@@ -144,6 +144,27 @@ fn greenlets_that_yield_all_the_time_keep_none_from_starting() {
 }
 
 #[test]
+fn greenlets_that_spawn_the_next_one_all_the_time_keep_no_ready_one_from_running() {
+    fn chain(told: Arc<Event>, stop: Arc<AtomicBool>) {
+        told.set();
+        if !stop.load(Ordering::Relaxed) {
+            drop(hubs::spawn(move || chain(told, stop)));
+        }
+    }
+    let hubs = Hubs::new(1).unwrap();
+    hubs.run(|| {
+        let (told, stop) = (Arc::new(Event::new()), Arc::new(AtomicBool::new(false)));
+        chain(Arc::clone(&told), Arc::clone(&stop));
+        for _ in 0..100 {
+            told.clear();
+            // Meanwhile nobody is ready, and the hub starts one after the other.
+            assert!(told.wait());
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn one_hub_starts_them_in_the_order_in_which_they_were_spawned() {
     let hubs = Hubs::new(1).unwrap();
     let order = hubs.run(|| {
