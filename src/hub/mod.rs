@@ -120,6 +120,8 @@ pub(crate) struct Hub {
     inspection: Cell<Option<NonNull<Inspection>>>,
     /// The loop itself runs (nothing may wait), or the hub closes (nothing may wait any more).
     no_waiting: Cell<bool>,
+    /// How many tasks have another one unwound, and go on right after it (see [`Hub::unwind_now`]).
+    waiting_for_unwound: Cell<u32>,
     /// Whether an explicit switch has to look closer: there is a tracer, or nothing may wait.
     special: Cell<bool>,
     /// Whether there is a tracer.
@@ -272,6 +274,7 @@ fn create() -> &'static Hub {
         loop_task,
         current: Cell::new(main_ptr),
         no_waiting: Cell::new(false),
+        waiting_for_unwound: Cell::new(0),
         errno: sys::errno_location(),
         inspection: Cell::new(None),
         window: Cell::new(RESUMES_PER_CHECK),

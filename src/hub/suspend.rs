@@ -263,8 +263,8 @@ impl Hub {
     }
 
     /// Unwinds `target`, which is suspended, right here, and comes back when it has ended (or has caught the exit
-    /// and waits again). Works while the current task unwinds, too: nobody else runs in between, since a task
-    /// cannot suspend itself while the thread is panicking.
+    /// and waits again). Nobody else runs in between. Works while the current task unwinds, too: a task cannot suspend itself while
+    /// the thread is panicking.
     ///
     /// In the loop there is nobody to come back to: then it is unwound next.
     pub(crate) fn unwind_now(&self, target: &Task) {
@@ -275,8 +275,10 @@ impl Hub {
         let task = self.current();
         task.local.state.set(State::Ready);
         self.home.ready().push_front(task);
-        self.run_next(target);
-        let _ = self.suspend(task, None);
+        self.waiting_for_unwound.set(self.waiting_for_unwound.get() + 1);
+        // By a switch, so that it is the next, whatever the loop is in the middle of.
+        let _ = self.suspend(task, Some(target.ptr()));
+        self.waiting_for_unwound.set(self.waiting_for_unwound.get() - 1);
     }
 
     /// The current task, if it may be suspended.

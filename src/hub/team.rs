@@ -272,11 +272,11 @@ impl Hub {
             .land(self.home)
             .map_or_else(|task| task.land_with_messages(self.home), |task| (task, Vec::new()));
         let landed = self.alive(self.adopt(task));
-        if std::thread::panicking() {
-            // Somebody unwinds, and has another one unwound meanwhile: nobody may run before they have.
-            landed.make_ready();
-        } else {
+        if self.waiting_for_unwound.get() == 0 {
             self.run_next(landed);
+        } else {
+            // Nobody may run before those.
+            landed.make_ready();
         }
         if !messages.is_empty() {
             self.read_landed(messages);
@@ -287,6 +287,7 @@ impl Hub {
     /// As [`Hub::land`], for the loop, which resumes it at once: the task, or who else is to run then.
     #[inline(always)]
     fn land_to_run(&self, task: Afloat) -> Option<NonNull<Task>> {
+        debug_assert_eq!(self.waiting_for_unwound.get(), 0, "those are ready, and go first");
         match task.land(self.home) {
             Ok(task) => {
                 let landed = self.adopt(task);
@@ -300,7 +301,7 @@ impl Hub {
     #[cold]
     fn land_and_read(&self, task: Afloat) -> Option<NonNull<Task>> {
         self.land(task);
-        // Who has landed is the first, unless what was read has done something with others.
+        // It is the first, unless what was read has done something with others.
         self.home.ready().pop_front()
     }
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
-use std::panic::panic_any;
+use std::panic::{panic_any, resume_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
@@ -14,7 +14,7 @@ use switchgrass::hubs::{self, Hubs};
 use switchgrass::net::{TcpListener, TcpStream, UdpSocket};
 use switchgrass::server::{DatagramServer, Spread, StreamServer};
 use switchgrass::sync::Event;
-use switchgrass::{Builder, GreenletExit, joinall, spawn, timeout, yield_now};
+use switchgrass::{Builder, Coroutine, Greenlet, GreenletExit, joinall, spawn, timeout, yield_now};
 
 use crate::util::{Drops, catch, in_child, time_limit};
 
@@ -162,6 +162,51 @@ fn greenlets_that_spawn_the_next_one_all_the_time_keep_no_ready_one_from_running
         }
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// Nobody runs between a greenlet that unwinds and the coroutine that it has unwound on its way.
+#[test]
+fn none_starts_while_another_one_unwinds() {
+    let hubs = Hubs::new(1).unwrap();
+    let are_panicking = hubs.run(|| {
+        // More than the hub starts in a row.
+        let pairs: Vec<_> = (0..100)
+            .map(|_| {
+                let unwinds: Greenlet<()> = hubs::spawn(|| {
+                    let _coroutine = Coroutine::new(|n: i32| n);
+                    resume_unwind(Box::new(1));
+                });
+                (unwinds, hubs::spawn(thread::panicking))
+            })
+            .collect();
+        let of_pair = |(unwinds, next): (Greenlet<()>, Greenlet<bool>)| {
+            unwinds.join().unwrap_err();
+            next.join().unwrap()
+        };
+        pairs.into_iter().map(of_pair).filter(|&panicking| panicking).count()
+    });
+    assert_eq!(are_panicking, 0);
+}
+
+#[test]
+fn none_starts_while_a_coroutine_is_dropped() {
+    let hubs = Hubs::new(1).unwrap();
+    let started_early = hubs.run(|| {
+        let drops_and_looks = |_| {
+            let started = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&started);
+            let looks = hubs::spawn(move || {
+                drop(Coroutine::new(|n: i32| n));
+                seen.load(Ordering::Relaxed)
+            });
+            drop(hubs::spawn(move || started.store(true, Ordering::Relaxed)));
+            looks
+        };
+        // More than the hub starts in a row.
+        let greenlets: Vec<_> = (0..100).map(drops_and_looks).collect();
+        greenlets.into_iter().map(|greenlet| greenlet.join().unwrap()).filter(|&early| early).count()
+    });
+    assert_eq!(started_early, 0);
 }
 
 #[test]
