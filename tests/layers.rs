@@ -76,6 +76,19 @@ fn unsafe_is_allowed_where_it_is_listed_and_nowhere_else() {
     assert_eq!(found, UNSAFE);
 }
 
+/// A child that is forked while another thread makes the value would wait for that thread for ever.
+#[test]
+fn no_static_is_a_lazy_lock() {
+    let is_one = |line: &str| {
+        !line.trim_start().starts_with("//") && line.contains("static ") && line.contains(": LazyLock<")
+    };
+    assert!(is_one("static CORES: LazyLock<bool> ="));
+    let mut files = Vec::new();
+    rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    files.retain(|file| fs::read_to_string(file).unwrap().lines().any(is_one));
+    assert!(files.is_empty(), "{files:?}");
+}
+
 #[test]
 fn the_scan_sees_every_form_of_import() {
     let text = "

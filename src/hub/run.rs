@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::observe::Next;
 use super::record::Cause;
@@ -229,8 +230,10 @@ impl Hub {
                     None => {
                         let text = format!("{} could not be started: {error}", task.shared.title());
                         // Once: at a limit, thousands may fail, and each has it as its result.
-                        static SAID: std::sync::Once = std::sync::Once::new();
-                        SAID.call_once(|| sys::write_stderr(format!("switchgrass: {text}\n").as_bytes()));
+                        static SAID: AtomicBool = AtomicBool::new(false);
+                        if !SAID.swap(true, Ordering::Relaxed) {
+                            sys::write_stderr(format!("switchgrass: {text}\n").as_bytes());
+                        }
                         Box::new(text)
                     }
                 };

@@ -4,7 +4,7 @@
 
 use std::cell::RefMut;
 use std::io;
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -42,8 +42,17 @@ const LOOKS: u64 = 20;
 const BETWEEN_LOOKS: Nanos = 2_000;
 
 /// With one core, who is to send the mail runs only when this hub does not.
-static HAS_CORES: LazyLock<bool> =
-    LazyLock::new(|| thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
+///
+/// No `LazyLock`: a child that was forked while another thread is asking would wait for that one for ever. To ask twice does no harm.
+fn has_several_cores() -> bool {
+    static CORES: AtomicUsize = AtomicUsize::new(0);
+    let mut cores = CORES.load(Ordering::Relaxed);
+    if cores == 0 {
+        cores = thread::available_parallelism().map_or(1, usize::from);
+        CORES.store(cores, Ordering::Relaxed);
+    }
+    cores > 1
+}
 
 impl Hub {
     /// Looks at I/O: without waiting if something is ready, else until the next deadline.
@@ -134,7 +143,7 @@ impl Hub {
         reason = "this is the loop: no greenlet is to give way, but the OS thread"
     )]
     fn something_comes_soon(&self) -> bool {
-        let (for_mail, for_events) = (self.woken_by_mail.get() && *HAS_CORES, self.has_sources());
+        let (for_mail, for_events) = (self.woken_by_mail.get() && has_several_cores(), self.has_sources());
         let (mut vigil, began) = (self.vigil.get(), clock::now());
         if !(for_mail || for_events) || !vigil.is_due(began) {
             return false;

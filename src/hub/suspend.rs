@@ -263,7 +263,7 @@ impl Hub {
     }
 
     /// Unwinds `target`, which is suspended, right here, and comes back when it has ended (or has caught the exit
-    /// and waits again). Nobody else runs in between. Works while the current task unwinds, too: a task cannot suspend itself while
+    /// and waits again). Nobody runs in between but whom that unwinds in turn. Works while the current task unwinds, too: a task cannot suspend itself while
     /// the thread is panicking.
     ///
     /// In the loop there is nobody to come back to: then it is unwound next.

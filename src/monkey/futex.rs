@@ -17,8 +17,7 @@
 //! and a greenlet that waits looks again after a moment, and after some of those returns for nothing, as the kernel
 //! may: it is the caller who knows whether it was meant.
 
-use std::sync::Once;
-use std::sync::atomic::{AtomicI32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering, fence};
 use std::time::Duration;
 
 use libc::{c_int, c_long, timespec};
@@ -142,8 +141,10 @@ fn wait_as_thread(
     if result != -1 || errno() != libc::ETIMEDOUT {
         return result;
     }
-    static SAID: Once = Once::new();
-    SAID.call_once(|| say_that_it_blocks(hub));
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        say_that_it_blocks(hub);
+    }
     0
 }
 

@@ -2,17 +2,20 @@
 
 use std::io;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::check;
 
 /// The page size of this machine, in bytes.
 pub(crate) fn page_size() -> usize {
-    static PAGE: OnceLock<usize> = OnceLock::new();
-    *PAGE.get_or_init(|| {
+    static PAGE: AtomicUsize = AtomicUsize::new(0);
+    let mut page = PAGE.load(Ordering::Relaxed);
+    if page == 0 {
         // SAFETY: no pointers; _SC_PAGESIZE is always known.
-        unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
-    })
+        page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize };
+        PAGE.store(page, Ordering::Relaxed);
+    }
+    page
 }
 
 /// Reserves `len` bytes that are readable and writable and cost memory only where they are touched.
