@@ -272,6 +272,7 @@ impl Hub {
         if self.in_the_loop() {
             return self.run_next(target);
         }
+        debug_assert!(target.local.state.get().is_suspended());
         let task = self.current();
         task.local.state.set(State::Ready);
         self.home.ready().push_front(task);

@@ -117,13 +117,11 @@ impl Afloat {
         if landed.is_ok() { Ok(self.0) } else { Err(self) }
     }
 
-    /// The same, and gives what has come for it.
+    /// Ends what [`Afloat::land`] has begun, and gives what has come for it.
     #[cold]
     pub(crate) fn land_with_messages(self, home: &'static Home) -> (TaskRef, Vec<Message>) {
-        let shared = self.0.shared();
         let mut messages = MESSAGES.lock();
-        shared.home.store(ptr::from_ref(home).cast_mut(), Ordering::Relaxed);
-        shared.incarnation.store(home.incarnation(), Ordering::Release);
+        self.0.shared().incarnation.store(home.incarnation(), Ordering::Release);
         let own = messages.remove(&self.0.0.addr().get()).unwrap_or_default();
         (self.0, own)
     }

@@ -157,7 +157,7 @@ fn greenlets_that_spawn_the_next_one_all_the_time_keep_no_ready_one_from_running
         chain(Arc::clone(&told), Arc::clone(&stop));
         for _ in 0..100 {
             told.clear();
-            // Meanwhile nobody is ready, and the hub starts one after the other.
+            // Until it is told nobody is ready, and after that the hub goes on to start one after the other.
             assert!(told.wait());
         }
         stop.store(true, Ordering::Relaxed);
